@@ -1,0 +1,81 @@
+"""Places to embeddings: any remote-sensing foundation model, any place, any time.
+
+Importing this package loads neither torch nor a provider's client; the functions below are
+fetched from their modules on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rsembed.core.embedding import Embedding, RowStatus
+from rsembed.core.errors import (
+    ExportError,
+    ModelError,
+    ProviderError,
+    RowError,
+    RSEmbedError,
+    SpecError,
+    UnknownModelError,
+    WeightsError,
+)
+from rsembed.core.specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
+from rsembed.version import __version__
+
+if TYPE_CHECKING:
+    from rsembed.api import (
+        describe_model,
+        export_batch,
+        get_embedding,
+        get_embeddings_batch,
+        get_provider,
+        list_models,
+        reset_runtime,
+    )
+    from rsembed.inspection import inspect_model_input, inspect_provider_patch
+    from rsembed.load import ExportResult, load_export
+    from rsembed.model import Model
+    from rsembed.pipelines.exporter import ExportSummary
+    from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget
+    from rsembed.tables import embed
+
+_LAZY = {
+    "describe_model": "rsembed.api",
+    "export_batch": "rsembed.api",
+    "get_embedding": "rsembed.api",
+    "get_embeddings_batch": "rsembed.api",
+    "get_provider": "rsembed.api",
+    "list_models": "rsembed.api",
+    "reset_runtime": "rsembed.api",
+    "embed": "rsembed.tables",
+    "Model": "rsembed.model",
+    "load_export": "rsembed.load",
+    "ExportResult": "rsembed.load",
+    "inspect_model_input": "rsembed.inspection",
+    "inspect_provider_patch": "rsembed.inspection",
+    "ExportConfig": "rsembed.pipelines.request",
+    "ExportModelRequest": "rsembed.pipelines.request",
+    "ExportTarget": "rsembed.pipelines.request",
+    "ExportSummary": "rsembed.pipelines.exporter",
+}
+
+__all__ = [
+    "BBox", "Embedding", "ExportConfig", "ExportError", "ExportModelRequest", "ExportResult", "ExportSummary",
+    "ExportTarget", "FetchSpec", "InputPrepSpec", "Model", "ModelError", "OutputSpec", "PointBuffer", "ProviderError",
+    "RSEmbedError", "RowError", "RowStatus", "SensorSpec", "SpecError", "TemporalSpec", "UnknownModelError",
+    "WeightsError", "__version__", "describe_model", "embed", "export_batch", "get_embedding", "get_embeddings_batch",
+    "get_provider", "inspect_model_input", "inspect_provider_patch", "list_models", "load_export", "reset_runtime",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rsembed' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

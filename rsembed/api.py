@@ -1,0 +1,295 @@
+"""The public functions. Each resolves what was asked into a plan and hands it to the pipelines."""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.card import OptionValue, Recipe
+from rsembed.core.embedding import Embedding, RowStatus
+from rsembed.core.errors import ModelError, ProviderError, RSEmbedError, SpecError
+from rsembed.core.serialization import to_json
+from rsembed.core.settings import Settings
+from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, Spatial, TemporalSpec, Window
+from rsembed.embedders.describe import describe_card
+from rsembed.embedders.registry import REGISTRY
+from rsembed.pipelines.exporter import ExportSummary
+from rsembed.pipelines.plan import ModelPlan, plan_model, plan_run
+from rsembed.pipelines.progress import ProgressListener
+from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
+from rsembed.pipelines.row_windows import WindowPolicy
+from rsembed.pipelines.rows import RowOptions
+from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places, export
+from rsembed.providers.base import ProviderBase
+from rsembed.providers.factory import make_provider
+from rsembed.tools.temporal import last_complete_year
+from rsembed.tools.tiling import Context
+
+Device = str
+InputPrep = InputPrepSpec | Literal["tile", "resize", "auto"]
+Temporal = TemporalSpec | None
+
+
+def list_models(include_aliases: bool = False) -> list[str]:
+    """Ids of all models, sorted; with ``include_aliases`` also the other names they answer to."""
+    return REGISTRY.names(include_aliases=include_aliases)
+
+
+def describe_model(model: str) -> dict[str, Any]:
+    """What a model takes, gives and offers, as plain JSON; loads neither weights nor torch."""
+    return describe_card(REGISTRY.get(model).card)
+
+
+def reset_runtime() -> dict[str, int]:
+    """Forget loaded networks, imported models and open providers; returns how many of each."""
+    from rsembed.embedders import torch_runtime  # noqa: PLC0415 - torch-free until a network was loaded
+
+    closed = len(_PROVIDERS)
+    for provider in _PROVIDERS.values():
+        provider.close()
+    _PROVIDERS.clear()
+    return {"networks": torch_runtime.reset_cache(), "models": REGISTRY.forget(), "providers": closed}
+
+
+_PROVIDERS: dict[tuple[object, ...], ProviderBase] = {}
+
+
+def get_provider(
+    backend: str | ProviderBase = "auto", *, catalog: str | Path | None = None, source: object = None
+) -> ProviderBase:
+    """The provider behind ``backend``, opened once in this process for equal arguments.
+
+    ``catalog``: path or URL of a STAC catalogue or API (backend ``stac``); ``source``: the user's
+    files (backend ``raster``). A provider object is returned as it is.
+    """
+    if not isinstance(backend, str):
+        return backend
+    settings = Settings.from_environment()
+    key = (backend, str(catalog), str(source), settings)
+    if key not in _PROVIDERS:
+        _PROVIDERS[key] = make_provider(backend, catalog=catalog, source=source, settings=settings)
+    return _PROVIDERS[key]
+
+
+def get_embedding(model: str, *, spatial: Spatial, input_chw: NDArray[Any] | None = None, **options: Any) -> Embedding:
+    """The embedding of one place and time; see :func:`get_embeddings_batch` for the keywords.
+
+    ``input_chw``: the user's own pixels instead of a fetch: raw provider values, (C, H, W) or
+    (T, C, H, W), bands in the order of the model's card. Returns float32 ``(D,)`` or ``(D, H, W)``.
+    """
+    arrays = None if input_chw is None else [input_chw]
+    return get_embeddings_batch(model, spatials=[spatial], input_chws=arrays, batch_size=1, **options)[0]
+
+
+def get_embeddings_batch(
+    model: str,
+    *,
+    spatials: Sequence[Spatial],
+    temporal: Temporal = None,
+    sensor: SensorSpec | None = None,
+    fetch: FetchSpec | None = None,
+    modality: str | None = None,
+    output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
+    backend: str | ProviderBase = "auto",
+    device: Device = "auto",
+    input_prep: InputPrep | None = None,
+    input_chws: Sequence[NDArray[Any]] | None = None,
+    batch_size: int | None = None,
+    recipe: Recipe = "authors",
+    context: Context | None = None,
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32",
+    threads: int = 1,
+    fetch_workers: int = 8,
+    catalog: str | Path | None = None,
+    source: object = None,
+    on_error: Literal["raise", "nan"] = "raise",
+    **options: OptionValue,
+) -> list[Embedding]:
+    """Embeddings of several places, in their order; one path with :func:`get_embedding`.
+
+    ``temporal`` None: the last complete year, with a warning. ``options``: the model's own
+    settings (``rsembed describe MODEL`` lists them). ``on_error``: a place that fails or has no
+    imagery raises (after the others were tried), or becomes NaN with the reason in its ``meta``.
+
+    Raises ModelError or SpecError for a wrong request, ProviderError when imagery cannot be had.
+    """
+    spatials = _checked_spatials(spatials)
+    window, defaulted = _window(temporal)
+    request = RunRequest(
+        models=(ExportModelRequest(model, sensor, fetch, modality, options),),
+        output=output,
+        config=ExportConfig(
+            batch_size=batch_size,
+            recipe=recipe,
+            context=context,
+            precision=precision,
+            threads=threads,
+            fetch_workers=fetch_workers,
+            input_prep=_prep(input_prep),
+        ),
+        device=device,
+    )
+    settings = Settings.from_environment()
+    if input_chws is not None:
+        planned = plan_model(request.models[0], request, settings)
+        windows = [window] * len(spatials)
+        answers = embed_arrays(planned, input_chws, spatials, windows, threads=threads)
+        origin: dict[str, object] = {"backend": "array"}
+    else:
+        provider = get_provider(backend, catalog=catalog, source=source)
+        plan = plan_run(request, provider, settings)
+        planned = plan.models[0]
+        answers = embed_places(plan, spatials, window, provider)
+        origin = {"backend": provider.name, "provider": plan.provider}
+    meta = _meta(planned, window, defaulted, request) | origin
+    return [_embedding(planned, answer, meta, spatials[i], i, on_error) for i, answer in enumerate(answers)]
+
+
+def _checked_spatials(spatials: Sequence[Spatial]) -> list[Spatial]:
+    if isinstance(spatials, (str, bytes)) or not isinstance(spatials, Sequence) or not spatials:
+        raise ModelError(f"spatials must be a non-empty list of PointBuffer or BBox, got {spatials!r}")
+    for spatial in spatials:
+        if not hasattr(spatial, "validate"):
+            raise ModelError(f"a spatial must be a PointBuffer or a BBox, got {spatial!r}")
+    return list(spatials)
+
+
+def _prep(input_prep: InputPrep | None) -> InputPrepSpec:
+    if input_prep is None:
+        return InputPrepSpec()
+    return InputPrepSpec(input_prep) if isinstance(input_prep, str) else input_prep
+
+
+def _window(temporal: Temporal) -> tuple[Window, bool]:
+    if temporal is not None:
+        return temporal.window, False
+    window = last_complete_year(dt.datetime.now(dt.UTC).date())
+    warnings.warn(f"no temporal was given: the last complete year is used ({window})", UserWarning, stacklevel=4)
+    return window, True
+
+
+def _meta(model: ModelPlan, window: Window, defaulted: bool, request: RunRequest) -> dict[str, Any]:
+    embedder, config = model.embedder, model.embedder.config
+    contract = embedder.contract
+    return {
+        "model": embedder.card.id,
+        "type": embedder.card.kind,
+        "source": embedder.card.source,
+        "options": to_json(config.options),
+        "recipe": config.recipe,
+        "modality": config.modality,
+        "sensor": to_json(contract),
+        "fetch": to_json(model.recipe),
+        "temporal": {"start": window.start.isoformat(), "end": window.end.isoformat(), "default": defaulted},
+        "output": to_json(config.output),
+        "image_size": contract.image_size,
+        "input_prep": {"requested_mode": request.config.input_prep.mode},
+        "context": config.context,
+        "precision": config.precision,
+        "device": model.device,
+        "weights": None if model.weights is None else model.weights.to_json(),
+    }
+
+
+def _embedding(
+    model: ModelPlan, answer: RowAnswer, meta: Mapping[str, Any], spatial: Spatial, index: int, on_error: str
+) -> Embedding:
+    record = answer.record
+    about = dict(meta) | {
+        "status": record.status.value,
+        "spatial": to_json(spatial),
+        "n_images": record.n_images,
+        "valid_fraction": record.valid_fraction,
+        "frame_dates": to_json(record.frame_dates),
+        "n_frames": sum(day is not None for day in record.frame_dates),
+        "scene_ids": list(record.scene_ids),
+        "first_date": to_json(record.first_date),
+        "last_date": to_json(record.last_date),
+        "error": None if record.failure is None else to_json(record.failure),
+    }
+    if answer.vector is not None:
+        return Embedding(answer.vector, about)
+    if on_error == "nan":
+        return Embedding(np.full(model.embedder.dim, np.nan, dtype=np.float32), about)
+    raise _why(model, answer, spatial, index)
+
+
+def _why(model: ModelPlan, answer: RowAnswer, spatial: Spatial, index: int) -> RSEmbedError:
+    failure = answer.record.failure
+    if answer.record.status is RowStatus.NO_DATA:
+        return ProviderError(
+            f"No images found for spatials[{index}] ({spatial}) in {model.recipe.collection}; widen the window, "
+            "relax the cloud filter or choose another place"
+        )
+    text = "unknown reason" if failure is None else failure.message
+    if failure is not None and failure.stage == "infer":
+        return ModelError(f"spatials[{index}] ({spatial}): {text}")
+    return ProviderError(f"spatials[{index}] ({spatial}): {text}")
+
+
+def export_batch(
+    *,
+    spatials: object,
+    temporal: Temporal | Sequence[TemporalSpec] = None,
+    models: Sequence[str | ExportModelRequest],
+    target: ExportTarget,
+    config: ExportConfig = ExportConfig(),  # noqa: B008 - frozen value
+    output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
+    backend: str | ProviderBase = "auto",
+    device: Device = "auto",
+    sensor: SensorSpec | None = None,
+    fetch: FetchSpec | None = None,
+    modality: str | None = None,
+    around_days: int | None = None,
+    id_column: str | None = None,
+    catalog: str | Path | None = None,
+    source: object = None,
+    progress: ProgressListener | None = None,
+) -> ExportSummary:
+    """Embed a table of places with several models into a folder; the same call again resumes.
+
+    ``spatials``: a path (Parquet, CSV, GeoJSON, GeoPackage), a (Geo)DataFrame, (lon, lat) pairs
+    or specs. ``temporal``: one window or several (each place becomes a row per window); columns
+    ``start,end``, ``year`` or ``date`` of the table go first. ``sensor``, ``fetch`` and
+    ``modality`` hold for every model that does not name its own.
+
+    Raises RowError, SpecError, ModelError or ProviderError before any work; rows that fail are
+    recorded (``failures.parquet``), never raised.
+    """
+    if isinstance(models, str) or not models:
+        raise ModelError(f"models must be a non-empty list, got {models!r}")
+    if output.mode != "pooled":
+        raise SpecError("a dataset holds pooled vectors; grids come from get_embedding(..., output=OutputSpec.grid())")
+    requests = tuple(
+        replace(
+            request,
+            sensor=request.sensor or (sensor if request.fetch is None else None),
+            fetch=request.fetch or (fetch if request.sensor is None else None),
+            modality=request.modality or modality,
+        )
+        for request in (ExportModelRequest.parse(m) if isinstance(m, str) else m for m in models)
+    )
+    temporals = [temporal] if isinstance(temporal, TemporalSpec) else list(temporal or [])
+    return export(
+        RunRequest(requests, output, config, device),
+        spatials,
+        windows=WindowPolicy(default=tuple(t.window for t in temporals), around_days=around_days),
+        provider=get_provider(backend, catalog=catalog, source=source),
+        target=target,
+        settings=Settings.from_environment(),
+        row_options=RowOptions(id_column=id_column, skip_bad_rows=config.skip_bad_rows),
+        progress=progress,
+    )
+
+
+__all__ = [
+    "Embedding", "describe_model", "export_batch", "get_embedding", "get_embeddings_batch", "get_provider",
+    "list_models", "reset_runtime",
+]  # fmt: skip

@@ -1,0 +1,228 @@
+"""What every model shares: from a patch to vectors, one path for one row and for many.
+
+A model file declares its :class:`~rsembed.core.card.ModelCard` and overrides only what
+differs: :meth:`EmbedderBase.prepare` (pixels to network input) and how the network is built
+and run (:class:`~rsembed.embedders.torch_model.TorchEmbedder` for networks in torch).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.card import InputContract, ModelCard, OptionValue, Recipe
+from rsembed.core.errors import ModelError
+from rsembed.core.fetching import CloudPolicy, FetchRecipe
+from rsembed.core.patch import Patch
+from rsembed.core.settings import Settings
+from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, Window
+from rsembed.tools.tiling import Box, Context, Footprint
+
+if TYPE_CHECKING:
+    from rsembed.embedders.weights import WeightsHandle
+
+Precision = Literal["fp32", "bf16", "tf32"]
+Floats = NDArray[np.float32]
+
+REFERENCE_CLOUDS = CloudPolicy(mask="none", scene_pct=30.0, relax_pct=None)
+"""The reference system filters scenes at 30 % and masks no pixel."""
+
+
+@dataclass(frozen=True)
+class EmbedderConfig:
+    """How a model is to be run, resolved against its card (``embedders/options.py``)."""
+
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    recipe: Recipe = "authors"
+    modality: str = ""
+    output: OutputSpec = OutputSpec()
+    precision: Precision = "fp32"
+    context: Context = "native"
+    input_prep: InputPrepSpec = InputPrepSpec()
+    sensor: SensorSpec | None = None
+    fetch: FetchSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.sensor is not None and self.fetch is not None:
+            raise ModelError("give sensor or fetch, not both: sensor says everything, fetch overrides single settings")
+
+
+@dataclass(frozen=True)
+class View:
+    """What :meth:`EmbedderBase.prepare` sees of one tile: only frames that have imagery.
+
+    ``values_tchw``: float32 raw provider values, ``valid_tchw``: bool. ``dates``: one per frame.
+    ``lon``, ``lat``: centre of the row, degrees. ``scale_m``: ground size of a pixel.
+    """
+
+    values_tchw: Floats
+    valid_tchw: NDArray[np.bool_]
+    dates: tuple[dt.date, ...]
+    lon: float
+    lat: float
+    scale_m: float
+    window: Window
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One input of the network. ``arrays``: name -> array without a batch axis; ``roi``: see Tile."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    roi: Box
+    area_px: float
+
+    @property
+    def signature(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        """Inputs of equal signature can share a batch."""
+        return tuple((name, array.shape, array.dtype.str) for name, array in sorted(self.arrays.items()))
+
+
+class EmbedderBase(ABC):
+    """A model with its configuration. Cheap to make; the network is loaded by :meth:`load`."""
+
+    card: ClassVar[ModelCard]
+
+    def __init__(self, config: EmbedderConfig | None = None) -> None:
+        config = config or EmbedderConfig()
+        defaults = {option.name: option.default for option in self.card.options}
+        modality = config.modality or self.card.default_modality
+        self.config = replace(config, options={**defaults, **config.options}, modality=modality)
+
+    # What is asked of a provider -------------------------------------------------------------
+
+    @property
+    def variant(self) -> str:
+        """Key into the card's ``dims`` and ``weights``."""
+        return str(self.config.options["variant"]) if "variant" in self.config.options else ""
+
+    @property
+    def contract(self) -> InputContract:
+        """The input contract in force; override (calling super) where an option changes it.
+
+        A sensor or fetch given by the user replaces the card's collection, bands and settings.
+        """
+        contract = self.card.inputs[self.config.modality]
+        sensor, fetch = self.config.sensor, self.config.fetch
+        if sensor is not None:
+            if len(sensor.bands) != len(contract.bands):
+                raise ModelError(
+                    f"{self.card.id} takes {len(contract.bands)} bands ({', '.join(contract.bands)}), "
+                    f"the sensor names {len(sensor.bands)}: {', '.join(sensor.bands)}"
+                )
+            return replace(
+                contract,
+                collection=sensor.collection,
+                bands=sensor.bands,
+                scale_m=sensor.scale_m,
+                composite=sensor.composite,
+                fill_value=sensor.fill_value,
+                orbit=sensor.orbit or contract.orbit,
+            )
+        if fetch is not None:
+            given = {
+                name: value
+                for name in ("scale_m", "composite", "fill_value")
+                if (value := getattr(fetch, name)) is not None
+            }
+            return replace(contract, **given)
+        return contract
+
+    @property
+    def dim(self) -> int:
+        """Length of the pooled vector."""
+        return self.card.dims[self.variant]
+
+    def fetch_recipe(self) -> FetchRecipe:
+        """How the recipe in force wants its imagery; override where the authors differ from the rule."""
+        contract = self.contract
+        common = FetchRecipe(
+            contract.collection, contract.scale_m, contract.composite, contract.frames, orbit=contract.orbit
+        )
+        if self.config.recipe == "rs-embed":
+            common = replace(
+                common, clouds=REFERENCE_CLOUDS, resampling="nearest", grid="web_mercator", frame_date="midpoint"
+            )
+        sensor, fetch = self.config.sensor, self.config.fetch
+        if sensor is not None:
+            common = replace(
+                common, s1_require_iw=sensor.s1_require_iw, s1_relax_iw_on_empty=sensor.s1_relax_iw_on_empty
+            )
+        # A filter that the user names is obeyed to the letter, never relaxed.
+        asked = sensor.cloudy_pct if sensor is not None else fetch.cloudy_pct if fetch is not None else None
+        if sensor is not None or asked is not None:
+            common = replace(common, clouds=replace(common.clouds, scene_pct=asked, relax_pct=None))
+        return common
+
+    # From a patch to the network's input -------------------------------------------------------
+
+    def prepare_patch(
+        self, patch: Patch, footprint: Footprint, *, lon: float, lat: float, window: Window
+    ) -> list[Prepared]:
+        """The network inputs of one row, one per tile; empty frames are left out.
+
+        Raises ModelError when no frame has imagery.
+        """
+        kept = [t for t, frame in enumerate(patch.frames) if frame.n_images]
+        if not kept:
+            raise ModelError("no frame of this row has imagery; nothing can be embedded")
+        contract = self.contract
+        values, valid = patch.values_tchw[kept], patch.valid_tchw[kept]
+        dates = tuple(patch.frames[t].date or patch.frames[t].window.midpoint for t in kept)
+        made = []
+        for tile in footprint.tiles:
+            rows, cols = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
+            view = View(values[..., rows, cols], valid[..., rows, cols], dates, lon, lat, contract.scale_m, window)
+            made.append(Prepared(self.prepare(view), tile.roi, tile.area_px))
+        return made
+
+    @abstractmethod
+    def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
+        """Network inputs of one tile (hook): name -> array without a batch axis."""
+
+    # The network ---------------------------------------------------------------------------------
+
+    def resolve(self, settings: Settings) -> WeightsHandle | None:
+        """The weights file this model would load, found and hashed; None for a model without weights."""
+        return None
+
+    def resolve_device(self, device: str) -> str:
+        """``device`` made definite (``auto`` chosen); raises ModelError when it is not there."""
+        if device not in ("auto", "cpu"):
+            raise ModelError(f"{self.card.id} runs on the CPU only; got device={device!r}")
+        return "cpu"
+
+    def set_threads(self, threads: int) -> None:
+        """Use ``threads`` CPU threads a forward pass; the count is part of what makes bytes agree."""
+
+    @abstractmethod
+    def load(self, device: str) -> None:
+        """Build the network and load its weights on ``device`` (``cpu``, ``cuda``, ``cuda:1``); idempotent."""
+
+    @abstractmethod
+    def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
+        """One forward pass. ``arrays``: with a batch axis B; ``roi``: float32 (B, 4).
+
+        Returns float32 (B, D) pooled over each roi, or (B, D, h, w) for a grid output.
+        """
+
+    def combine(self, parts: Sequence[Floats], prepared: Sequence[Prepared]) -> Floats:
+        """The row's answer from its tiles' answers: every ground cell counted once."""
+        if len(parts) == 1:
+            return parts[0]
+        if self.config.output.mode == "grid":
+            raise ModelError(
+                f"a grid over {len(parts)} tiles is not offered yet; use input_prep='resize' or a region of at most "
+                f"{self.contract.extent_m:g} m a side"
+            )
+        if self.config.output.pooling == "max":
+            return np.max(np.stack(parts), axis=0)
+        areas = np.array([p.area_px for p in prepared], dtype=np.float64)
+        mean = np.average(np.stack(parts).astype(np.float64), axis=0, weights=areas)
+        return np.asarray(mean, dtype=np.float32)

@@ -1,0 +1,165 @@
+"""Fixed slots: which row sits where in which batch, so that the same row gives the same bytes.
+
+Row i of a shard has slot ``i % B`` of batch ``i // B``. Rows that are absent, failed or of
+another shape leave their slot zero-filled; nothing is ever moved together. On some CPUs and
+widths another batch size changes the last bits of every row, so a batch that fails is searched
+for the guilty row by masking at the same B, and only memory running out changes B (halved for
+all slots, which are then done again).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.errors import ModelError, RSEmbedError
+from rsembed.embedders.base import EmbedderBase, Prepared
+
+logger = logging.getLogger(__name__)
+Floats = NDArray[np.float32]
+
+
+class SlotLoader(Protocol):
+    """Gives the network inputs of a slot, one per tile; None where the slot is empty."""
+
+    def __call__(self, slot: int, /) -> Sequence[Prepared] | None: ...
+
+
+@dataclass
+class SlotResults:
+    """What came of a shard's slots.
+
+    ``values[slot]``: float32 (D,) or (D, h, w); ``prepared[slot]``: its inputs' regions
+    (arrays dropped); ``errors[slot]``: why a slot gave nothing. ``batch_size``: the B in force
+    at the end, smaller than asked when memory ran out.
+    """
+
+    batch_size: int
+    values: dict[int, Floats] = field(default_factory=dict)
+    errors: dict[int, Exception] = field(default_factory=dict)
+    forwards: int = 0
+
+
+class OutOfMemoryError(RSEmbedError, MemoryError):
+    """One row alone does not fit into memory."""
+
+    error_class = "out_of_memory"
+
+
+class StoppedError(RSEmbedError):
+    """The caller asked to stop between two batches."""
+
+    error_class = "stopped"
+
+
+def run_slots(
+    embedder: EmbedderBase,
+    load: SlotLoader,
+    n_slots: int,
+    *,
+    batch_size: int,
+    pad: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SlotResults:
+    """Embed ``n_slots`` slots in batches of ``batch_size``.
+
+    ``pad``: the last batch is zero-filled to the full size (runs); without it it is short
+    (arrays in hand, where nobody waits for empty slots). A row's error is recorded, never
+    raised; StoppedError is.
+    """
+    size = batch_size
+    while True:
+        results = SlotResults(size)
+        try:
+            for first in range(0, n_slots, size):
+                if should_stop():
+                    raise StoppedError("stopped between two batches")
+                _run_batch(embedder, load, range(first, min(first + size, n_slots)), results, pad=pad)
+            return results
+        except _BatchTooLargeError:
+            size //= 2
+            logger.warning("batch_halved", extra={"model": embedder.card.id, "batch_size": size})
+
+
+class _BatchTooLargeError(Exception):
+    """Memory ran out on a batch of more than one row."""
+
+
+def _run_batch(embedder: EmbedderBase, load: SlotLoader, slots: range, results: SlotResults, *, pad: bool) -> None:
+    inputs: dict[int, Sequence[Prepared]] = {}
+    for slot in slots:
+        try:
+            prepared = load(slot)
+        except Exception as exc:  # noqa: BLE001 - a row ends here; what went wrong is recorded with it
+            results.errors[slot] = exc
+            continue
+        if prepared is not None:
+            inputs[slot] = prepared
+    length = results.batch_size if pad else len(slots)
+    parts: dict[int, list[Floats]] = {slot: [] for slot in inputs}
+    for tile in range(max((len(tiles) for tiles in inputs.values()), default=0)):
+        by_shape: dict[object, dict[int, Prepared]] = {}
+        for slot, tiles in inputs.items():
+            if tile < len(tiles) and slot not in results.errors:
+                by_shape.setdefault(tiles[tile].signature, {})[slot] = tiles[tile]
+        for members in by_shape.values():
+            for slot, value in _forward(embedder, members, slots.start, length, results).items():
+                parts[slot].append(value)
+    for slot, tiles in inputs.items():
+        if slot not in results.errors:
+            results.values[slot] = embedder.combine(parts[slot], tiles)
+
+
+def _forward(
+    embedder: EmbedderBase, members: dict[int, Prepared], first: int, length: int, results: SlotResults
+) -> dict[int, Floats]:
+    """One zero-filled pass over ``members``; a failure is narrowed down by masking at the same size."""
+    if not members:
+        return {}
+    example = next(iter(members.values()))
+    arrays = {name: np.zeros((length, *a.shape), dtype=a.dtype) for name, a in example.arrays.items()}
+    roi = np.zeros((length, 4), dtype=np.float32)
+    for slot, prepared in members.items():
+        for name, array in prepared.arrays.items():
+            arrays[name][slot - first] = array
+        roi[slot - first] = prepared.roi
+    try:
+        results.forwards += 1
+        out = embedder.embed_batch(arrays, roi)
+    except Exception as exc:  # noqa: BLE001 - a batch ends here; the guilty row is found and recorded
+        if _is_out_of_memory(exc):
+            if results.batch_size > 1:
+                raise _BatchTooLargeError from exc
+            exc = OutOfMemoryError(f"a single input of {embedder.card.id} does not fit into memory: {exc}")
+        if len(members) == 1:
+            results.errors[next(iter(members))] = exc
+            return {}
+        items = list(members.items())
+        half = len(items) // 2
+        left = _forward(embedder, dict(items[:half]), first, length, results)
+        return left | _forward(embedder, dict(items[half:]), first, length, results)
+    if len(out) != length:
+        raise ModelError(f"{embedder.card.id} returned {len(out)} embeddings for a batch of {length}")
+    found = {}
+    for slot in members:
+        value = np.ascontiguousarray(out[slot - first], dtype=np.float32)
+        if np.isfinite(value).all():
+            found[slot] = value
+        else:
+            results.errors[slot] = ModelError(f"{embedder.card.id} gave NaN or infinite numbers for this row")
+    return found
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's own class is recognised by name, so that numpy-only models need no torch here.
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text))
+    )

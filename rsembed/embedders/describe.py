@@ -1,0 +1,122 @@
+"""A model's card as plain JSON, for people and for programs without the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rsembed.core.card import InputContract, ModelCard, Option, WeightsFile
+from rsembed.embedders.base import EmbedderConfig
+
+BACKENDS = {"onthefly": ["gee", "stac", "raster"], "precomputed": ["product"]}
+
+
+def describe_card(card: ModelCard, config: EmbedderConfig | None = None) -> dict[str, Any]:
+    """Everything ``card`` says, and ``config`` (the settings in force) if given.
+
+    A new dictionary every time: the caller may change it.
+    """
+    contract = card.inputs[card.default_modality]
+    described: dict[str, Any] = {
+        "id": card.id,
+        "type": card.kind,
+        "title": card.title,
+        "summary": card.summary,
+        "paper": card.paper,
+        "source": card.source,
+        "backend": list(BACKENDS[card.kind]),
+        "inputs": {modality: _inputs(given) for modality, given in card.inputs.items()},
+        "input_bands": list(contract.bands),
+        "output": list(card.outputs),
+        "pooling": card.pooling,
+        "dims": dict(card.dims),
+        "options": [_option(option) for option in card.options],
+        "model_config": {
+            option.name: {
+                "type": option.kind,
+                "default": option.default,
+                "choices": list(option.choices) or None,
+                "description": option.help,
+            }
+            for option in card.options
+        },
+        "defaults": {
+            **{option.name: option.default for option in card.options},
+            "modality": card.default_modality,
+            "image_size": contract.image_size,
+            "scale_m": contract.scale_m,
+            "composite": contract.composite,
+            "fill_value": contract.fill_value,
+        },
+        "weights": {variant: _weights(file, card) for variant, file in card.weights.items()},
+        "licence": {
+            "name": card.licence.name,
+            "commercial": card.licence.commercial,
+            "attribution": card.licence.attribution,
+        },
+        "recipes": {
+            recipe: [{"text": step.text, "status": step.status} for step in steps]
+            for recipe, steps in card.steps.items()
+        },
+        "numerics_version": card.numerics_version,
+        "notes": list(card.notes),
+    }
+    if config is not None:
+        described["config"] = _config(card, config)
+    return described
+
+
+def _inputs(contract: InputContract) -> dict[str, Any]:
+    frames = contract.frames
+    return {
+        "collection": contract.collection,
+        "bands": list(contract.bands),
+        "scale_m": contract.scale_m,
+        "image_size": contract.image_size,
+        "any_size": contract.any_size,
+        "frames": {
+            "mode": frames.mode,
+            "frame_days": frames.frame_days,
+            "max_frames": frames.max_frames,
+            "n_frames": frames.n_frames,
+        },
+        "composite": contract.composite,
+        "orbit": contract.orbit,
+    }
+
+
+def _option(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "type": option.kind,
+        "default": option.default,
+        "choices": list(option.choices),
+        "minimum": option.minimum,
+        "maximum": option.maximum,
+        "aliases": dict(option.aliases),
+        "help": option.help,
+    }
+
+
+def _weights(file: WeightsFile, card: ModelCard) -> dict[str, Any]:
+    return {
+        "repo": file.repo,
+        "file": file.file,
+        "revision": file.revision,
+        "url": file.url,
+        "size_bytes": file.size_bytes,
+        "licence": card.licence.name,
+        "commercial": card.licence.commercial,
+    }
+
+
+def _config(card: ModelCard, config: EmbedderConfig) -> dict[str, Any]:
+    return {
+        "options": dict(config.options),
+        "recipe": config.recipe,
+        "modality": config.modality or card.default_modality,
+        "output": config.output.mode,
+        "pooling": config.output.pooling,
+        "precision": config.precision,
+        "context": config.context,
+        "input_prep": config.input_prep.mode,
+    }

@@ -1,0 +1,63 @@
+"""Arrays in hand: the user's own pixels go the same way as fetched ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.errors import ModelError
+from rsembed.core.fetching import Grid
+from rsembed.core.patch import Frame, Patch
+from rsembed.core.specs import Spatial, Window
+from rsembed.pipelines.inference import RowInput
+from rsembed.pipelines.plan import ModelPlan
+from rsembed.tools.spatial import to_grid_centre
+from rsembed.tools.temporal import equal_bins
+from rsembed.tools.tiling import plan_footprint
+
+
+def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, window: Window) -> RowInput:
+    """``array`` as the input of one row of ``model``.
+
+    ``array``: raw provider values, (C, H, W) or (T, C, H, W), bands in the order of the model's
+    contract; NaN and infinite pixels count as missing. Frames are equal bins of ``window`` and
+    dated at their mid-points. Raises ModelError for another shape.
+    """
+    contract = model.embedder.contract
+    values = np.asarray(array, dtype=np.float32)
+    if values.ndim == 3:
+        values = values[None]
+    if values.ndim != 4 or values.shape[1] != len(contract.bands) or 0 in values.shape:
+        raise ModelError(
+            f"{model.embedder.card.id} takes arrays of shape (C, H, W) or (T, C, H, W) with C = {len(contract.bands)} "
+            f"bands ({', '.join(contract.bands)}); got shape {np.shape(array)}"
+        )
+    frames, _, height, width = values.shape
+    valid = np.isfinite(values)
+    bins = equal_bins(window, frames)
+    # A frame of which nothing is valid is an empty bin, in an array as in a fetch.
+    counted = [int(valid[t].any()) for t in range(frames)]
+    described = tuple(
+        Frame(b, n, b.midpoint if n else None, b.midpoint if n else None, b.midpoint if n else None)
+        for b, n in zip(bins, counted, strict=True)
+    )
+    config = model.embedder.config
+    footprint = plan_footprint(
+        height, width, model.native_px, context=config.context, prep=config.input_prep, in_hand=True
+    )
+    epsg, x, y = to_grid_centre(spatial.lon, spatial.lat)
+    scale_m = contract.scale_m
+    grid = Grid(epsg, x - width * scale_m / 2, y + height * scale_m / 2, scale_m, height, width)
+    patch = Patch(np.where(valid, values, np.float32(0)), valid, model.bands, grid, described, {"source": "array"})
+    return RowInput(patch, footprint, spatial.lon, spatial.lat, window)
+
+
+def array_inputs(
+    model: ModelPlan, arrays: Sequence[NDArray[np.generic]], spatials: Sequence[Spatial], windows: Sequence[Window]
+) -> list[RowInput]:
+    """:func:`array_input` for several rows; the three sequences must be equally long."""
+    if len(arrays) != len(spatials):
+        raise ModelError(f"{len(arrays)} arrays were given for {len(spatials)} spatials; give one each")
+    return [array_input(model, a, s, w) for a, s, w in zip(arrays, spatials, windows, strict=True)]

@@ -1,0 +1,310 @@
+"""The life of a local run: plan, fetch, embed and write at the same time, then finish.
+
+Fetching runs in the threads of :class:`PrefetchManager`, inference in the calling thread,
+writing in one more, so that the three overlap. Every step can die at any moment; the next
+process reads the journal and does the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rsembed.core.errors import ExportError
+from rsembed.core.patch import Json
+from rsembed.pipelines.checkpoint import FileCheckpoint, PartRecord
+from rsembed.pipelines.finish import finish_run, status_totals, write_report
+from rsembed.pipelines.inference import InferenceEngine, ShardOutcome, unit_source
+from rsembed.pipelines.input_store import InputPack
+from rsembed.pipelines.output_folder import OutputFolder
+from rsembed.pipelines.plan import ModelPlan, RunPlan, fingerprint
+from rsembed.pipelines.prefetch import FetchedUnit, FetchUnit, PrefetchManager
+from rsembed.pipelines.progress import ProgressListener, SilentProgress
+from rsembed.pipelines.retry import RetryPolicy
+from rsembed.pipelines.rows import RowTable
+from rsembed.pipelines.run_state import RunShape, RunState
+from rsembed.pipelines.shard_table import failure_records, merge, model_schema, shard_table, status_counts
+from rsembed.providers.base import ProviderBase
+from rsembed.version import __version__
+from rsembed.writers.atomic import atomic_path, sha256_file
+from rsembed.writers.dataset import write_tables
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """How a run ended. ``counts``: label -> rows by status; ``failures``: label -> rows by error class.
+
+    ``resumed_rows``: rows x models that an earlier process had done. ``requests``: provider
+    requests of this process. ``seconds``: its wall time.
+    """
+
+    out: Path
+    fingerprint: str
+    n_rows: int
+    counts: Mapping[str, Mapping[str, int]]
+    failures: Mapping[str, Mapping[str, int]]
+    resumed_rows: int
+    requests: int
+    seconds: float
+    skipped_rows: int = 0
+
+    @property
+    def n_failed(self) -> int:
+        """Rows x models that failed."""
+        return sum(counts["failed"] for counts in self.counts.values())
+
+    @property
+    def exit_code(self) -> int:
+        """3 when rows failed, else 0."""
+        return 3 if self.n_failed else 0
+
+    def parts(self, label: str) -> list[Path]:
+        """The files of one model's dataset, in order."""
+        return sorted((self.out / label).glob("part-*.parquet"))
+
+
+@dataclass
+class _Usage:
+    """What this process spent."""
+
+    requests: int = 0
+    forwards: int = 0
+
+
+class BatchExporter:
+    """Runs a plan over rows into a folder; the same call again resumes, and retries what failed."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        table: RowTable,
+        *,
+        provider: ProviderBase,
+        out: Path,
+        npz: bool = False,
+        progress: ProgressListener | None = None,
+        pad: bool = True,
+    ) -> None:
+        self._plan = plan
+        self._table = table
+        self._provider = provider
+        self._folder = OutputFolder(out)
+        self._npz = npz
+        self._progress = progress or SilentProgress()
+        self._pad = pad
+        self._stop = threading.Event()
+        self._usage = _Usage()
+        config = plan.config
+        self._shape = RunShape(table.n_rows, config.shard_size, config.shards_per_part)
+
+    def run(self) -> ExportSummary:
+        """Do what is left of the run and finish it.
+
+        Raises ExportError when the folder belongs to another request or another process.
+        KeyboardInterrupt passes through with everything committed so far kept.
+        """
+        began = time.monotonic()
+        description = dict(self._plan.describe()) | {"rows": {"count": self._table.n_rows, "digest": self._table.digest}}
+        name = fingerprint(description, self._table.digest)
+        with self._folder.lock():
+            self._folder.claim(name, description)
+            checkpoint = FileCheckpoint(self._folder.journal)
+            try:
+                state = RunState(self._folder.root, self._shape, checkpoint)
+                resumed = self._done_rows(state)
+                if not self._is_finished(state):
+                    self._folder.manifest.unlink(missing_ok=True)
+                    self._folder.remove_tmp()
+                    self._work(state, name)
+                    seconds = time.monotonic() - began
+                    self._finish(state, name, description, seconds)
+            finally:
+                checkpoint.close()
+                self._progress.finish()
+        return self._summary(state, name, resumed, time.monotonic() - began)
+
+    def stop(self) -> None:
+        """Stop between two batches, as Ctrl-C does."""
+        self._stop.set()
+
+    # What is left ------------------------------------------------------------------------------
+
+    def _is_finished(self, state: RunState) -> bool:
+        if not self._folder.manifest.exists():
+            return False
+        if self._npz and not all((self._folder.root / f"{m.label}.npz").exists() for m in self._plan.models):
+            return False
+        shards = range(self._shape.n_shards)
+        return all(
+            not any(state.open_slots(model.label, shard) for shard in shards)
+            and next(state.parts_to_compact(model.label), None) is None
+            for model in self._plan.models
+        )
+
+    def _done_rows(self, state: RunState) -> int:
+        done = 0
+        for model in self._plan.models:
+            for record in state.records_of(model.label):
+                done += record.rows - len(record.failures)
+        return done
+
+    def _open_units(self, state: RunState) -> Iterator[tuple[FetchUnit, InputPack]]:
+        """Units with something to do, each with its pack of inputs."""
+        digests = {group.index: self._plan.group_digest(group) for group in self._plan.groups}
+        for index in range(self._shape.n_shards):
+            for group in self._plan.groups:
+                wanted = {m.label: slots for m in group.models if (slots := state.open_slots(m.label, index))}
+                if wanted:
+                    shard = self._table.shard(index, self._shape.shard_size)
+                    pack = InputPack(self._folder.pack(f"group-{group.index}", index))
+                    yield FetchUnit(group, index, shard, wanted, digests[group.index], self._plan.config.buffer_m), pack
+
+    # Work --------------------------------------------------------------------------------------
+
+    def _work(self, state: RunState, name: str) -> None:
+        config = self._plan.config
+        self._announce(state)
+        prefetch = PrefetchManager(
+            self._provider,
+            workers=config.fetch_workers,
+            retry=RetryPolicy(max_attempts=config.max_attempts),
+            on_settled=lambda rows: self._progress.advance("fetch", rows),
+        )
+        engine = InferenceEngine(
+            threads=config.threads,
+            min_valid_fraction=config.min_valid_fraction,
+            pad=self._pad,
+            should_stop=self._stop.is_set,
+        )
+        writing: Future[None] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+            for fetched in prefetch.run(self._open_units(state), shard_size=config.shard_size):
+                outcomes = self._embed(engine, prefetch, fetched)
+                prefetch.release(fetched)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write_unit, state, name, fetched, outcomes)
+            if writing is not None:
+                writing.result()
+
+    def _embed(
+        self, engine: InferenceEngine, prefetch: PrefetchManager, fetched: FetchedUnit
+    ) -> list[tuple[ModelPlan, ShardOutcome]]:
+        unit = fetched.unit
+        self._usage.requests += fetched.requests
+        outcomes = []
+        for model in unit.group.models:
+            if model.label in unit.wanted:
+                source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
+                outcome = engine.run(model, len(unit.shard), source)
+                self._usage.forwards += outcome.forwards
+                outcomes.append((model, outcome))
+        return outcomes
+
+    def _announce(self, state: RunState) -> None:
+        totals = Counter({"fetch": 0, "embed": 0})
+        for index in range(self._shape.n_shards):
+            for group in self._plan.groups:
+                slots = [state.open_slots(model.label, index) for model in group.models]
+                totals["fetch"] += len(set().union(*slots))
+                totals["embed"] += sum(map(len, slots))
+        self._progress.start(totals)
+
+    def _write_unit(
+        self, state: RunState, name: str, fetched: FetchedUnit, outcomes: Sequence[tuple[ModelPlan, ShardOutcome]]
+    ) -> None:
+        requests = fetched.requests
+        for model, outcome in outcomes:
+            self._write_shard(state, name, fetched.unit, model, outcome, requests)
+            requests = 0  # A shared fetch is counted once.
+            self._progress.advance("embed", len(outcome.slots))
+        if not self._plan.config.keep_inputs:
+            fetched.pack.path.unlink(missing_ok=True)
+
+    def _write_shard(
+        self, state: RunState, name: str, unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, requests: int
+    ) -> None:
+        index = unit.index
+        schema = model_schema(self._plan, model, self._table.carried, name)
+        table = shard_table(unit, model, outcome, schema)
+        earlier = state.shard(model.label, index)
+        if earlier is not None:
+            table = merge(state.shard_rows(model.label, index).cast(schema), table, outcome.slots)
+        relative = self._folder.shard_name(model.label, index)
+        final = self._folder.root / relative
+        with atomic_path(final, self._folder.tmp) as path:
+            write_tables([table], schema, path)
+            record = PartRecord(
+                kind="shard",
+                label=model.label,
+                index=index,
+                name=relative,
+                first_seq=index * self._shape.shard_size,
+                rows=table.num_rows,
+                bytes=path.stat().st_size,
+                sha256=sha256_file(path),
+                counts=status_counts(table),
+                failures=failure_records(unit.shard, outcome),
+                requests=requests + (earlier.requests if earlier else 0),
+                batch_size=None if outcome.batch_size == model.batch_size else outcome.batch_size,
+            )
+        state.commit(record)
+
+    # The end -----------------------------------------------------------------------------------
+
+    def _finish(self, state: RunState, name: str, description: Mapping[str, Json], seconds: float) -> None:
+        schemas = {m.label: model_schema(self._plan, m, self._table.carried, name) for m in self._plan.models}
+        if any(len(state.records_of(label)) != self._shape.n_shards for label in schemas):
+            raise ExportError(f"{self._folder.root}: not every shard was done; run the same command again")
+        finish_run(state, self._folder, self._plan, schemas, description=description, fingerprint=name, npz=self._npz)
+        self._write_report(state, seconds)
+        if self._table.skipped.num_rows:
+            self._table.write_skipped(self._folder.root / "skipped.parquet")
+        if not self._plan.config.keep_inputs:
+            shutil.rmtree(self._folder.inputs, ignore_errors=True)
+        self._folder.remove_tmp()
+
+    def _write_report(self, state: RunState, seconds: float) -> None:
+        shards = [record for model in self._plan.models for record in state.records_of(model.label)]
+        halved = {f"{record.label}/{record.index}": record.batch_size for record in shards if record.batch_size}
+        report: dict[str, Json] = {
+            "seconds": round(seconds, 3),
+            "requests_this_process": self._usage.requests,
+            "requests_all_processes": sum(record.requests for record in shards),
+            "forwards_this_process": self._usage.forwards,
+            "batch_size_halved": halved,
+            "failures": self._failures(state),
+            "rsembed": __version__,
+        }
+        write_report(self._folder, report)
+
+    def _failures(self, state: RunState) -> dict[str, dict[str, int]]:
+        """Label -> failed rows by error class."""
+        return {
+            model.label: dict(Counter(f.error_class for r in state.records_of(model.label) for f in r.failures))
+            for model in self._plan.models
+        }
+
+    def _summary(self, state: RunState, name: str, resumed: int, seconds: float) -> ExportSummary:
+        return ExportSummary(
+            out=self._folder.root,
+            fingerprint=name,
+            n_rows=self._table.n_rows,
+            counts={model.label: status_totals(state, model.label) for model in self._plan.models},
+            failures=self._failures(state),
+            resumed_rows=resumed,
+            requests=self._usage.requests,
+            seconds=seconds,
+            skipped_rows=self._table.skipped.num_rows,
+        )
+

@@ -1,0 +1,177 @@
+"""Fetched patches on disk, so that nothing that was paid for is fetched twice.
+
+One append-only pack file per fetch unit (a shard of one fetch group). A record is complete
+or ignored: after a crash the good records of a pack are found again by reading it through.
+
+Record: ``magic, header length, payload length, crc32`` (little-endian), a JSON header, then
+the pixel values (as unsigned 16-bit numbers where that is exact) and the packed mask bits.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import struct
+import threading
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.fetching import Grid
+from rsembed.core.patch import Frame, Patch
+from rsembed.core.specs import Window
+
+_MAGIC = b"RSE1"
+_HEAD = struct.Struct("<4sIQI")
+
+
+class InputPack:
+    """The patches of one fetch unit, by key. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._index: dict[str, tuple[int, int, int]] = {}
+        self._end = self._recover()
+
+    def __enter__(self) -> InputPack:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._index
+
+    def put(self, key: str, patch: Patch) -> None:
+        """Append ``patch`` under ``key``."""
+        record, header_bytes, payload_bytes = _encode(key, patch)
+        with self._lock:
+            offset = self._end
+            written = os.pwrite(self._file, record, offset)
+            if written != len(record):
+                raise OSError(f"{self.path}: wrote {written} of {len(record)} bytes; is the disk full?")
+            self._end = offset + written
+            self._index[key] = (offset, header_bytes, payload_bytes)
+
+    def get(self, key: str) -> Patch | None:
+        """The patch under ``key``; None when it is absent or its bytes are damaged."""
+        place = self._index.get(key)
+        if place is None:
+            return None
+        offset, header_bytes, payload_bytes = place
+        record = os.pread(self._file, _HEAD.size + header_bytes + payload_bytes, offset)
+        found = _decode(record)
+        if found is None:
+            with self._lock:
+                self._index.pop(key, None)
+        return found
+
+    def close(self) -> None:
+        """Close the file; what it holds stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def delete(self) -> None:
+        """Close and remove the file."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _recover(self) -> int:
+        """Index the complete records; returns where the next one goes."""
+        size = os.fstat(self._file).st_size
+        offset = 0
+        while offset + _HEAD.size <= size:
+            magic, header_bytes, payload_bytes, _ = _HEAD.unpack(os.pread(self._file, _HEAD.size, offset))
+            length = _HEAD.size + header_bytes + payload_bytes
+            if magic != _MAGIC or offset + length > size:
+                break
+            record = os.pread(self._file, length, offset)
+            if not _checksum_ok(record):
+                break
+            header = json.loads(record[_HEAD.size : _HEAD.size + header_bytes])
+            self._index[header["key"]] = (offset, header_bytes, payload_bytes)
+            offset += length
+        return offset
+
+
+def _checksum_ok(record: bytes) -> bool:
+    if len(record) < _HEAD.size:
+        return False
+    magic, header_bytes, payload_bytes, checksum = _HEAD.unpack_from(record)
+    complete = len(record) == _HEAD.size + header_bytes + payload_bytes
+    return bool(magic == _MAGIC and complete and zlib.crc32(memoryview(record)[_HEAD.size :]) == checksum)
+
+
+def _encode(key: str, patch: Patch) -> tuple[bytes, int, int]:
+    values, mask = patch.values_tchw, patch.valid_tchw
+    small = values.astype(np.uint16) if _fits_uint16(values) else values
+    all_valid = bool(mask.all())
+    grid = patch.grid
+    header = json.dumps(
+        {
+            "key": key,
+            "shape": values.shape,
+            "dtype": small.dtype.str,
+            "all_valid": all_valid,
+            "bands": patch.bands,
+            "grid": [grid.epsg, grid.x_min, grid.y_max, grid.scale_m, grid.height, grid.width],
+            "frames": [_frame_to_json(frame) for frame in patch.frames],
+            "provenance": dict(patch.provenance),
+        },
+        separators=(",", ":"),
+    ).encode()
+    payload = small.tobytes() + (b"" if all_valid else np.packbits(mask).tobytes())
+    checksum = zlib.crc32(payload, zlib.crc32(header))
+    return _HEAD.pack(_MAGIC, len(header), len(payload), checksum) + header + payload, len(header), len(payload)
+
+
+def _fits_uint16(values: NDArray[np.float32]) -> bool:
+    if values.size == 0 or not (values.min() >= 0 and values.max() <= 65535):
+        return False
+    return bool((values == np.floor(values)).all()) and not bool(np.signbit(values).any())
+
+
+def _decode(record: bytes) -> Patch | None:
+    if not _checksum_ok(record):
+        return None
+    _, header_bytes, _, _ = _HEAD.unpack_from(record)
+    header = json.loads(record[_HEAD.size : _HEAD.size + header_bytes])
+    shape = tuple(header["shape"])
+    count = int(np.prod(shape))
+    start = _HEAD.size + header_bytes
+    dtype = np.dtype(header["dtype"])
+    values = np.frombuffer(record, dtype, count, start).reshape(shape).astype(np.float32)
+    if header["all_valid"]:
+        valid = np.ones(shape, dtype=np.bool_)
+    else:
+        bits = np.frombuffer(record, np.uint8, -1, start + count * dtype.itemsize)
+        valid = np.unpackbits(bits, count=count).astype(np.bool_).reshape(shape)
+    return Patch(
+        values,
+        valid,
+        tuple(header["bands"]),
+        Grid(*header["grid"]),
+        tuple(_frame_from_json(frame) for frame in header["frames"]),
+        header["provenance"],
+    )
+
+
+def _frame_to_json(frame: Frame) -> list[Any]:
+    days = (frame.window.start, frame.window.end, frame.date, frame.first_date, frame.last_date)
+    return [frame.n_images, list(frame.scene_ids), *(None if day is None else day.isoformat() for day in days)]
+
+
+def _frame_from_json(value: list[Any]) -> Frame:
+    n_images, scenes, start, end, *rest = value
+    day, first, last = (None if text is None else dt.date.fromisoformat(text) for text in rest)
+    window = Window(dt.date.fromisoformat(start), dt.date.fromisoformat(end))
+    return Frame(window, n_images, day, first, last, tuple(scenes))

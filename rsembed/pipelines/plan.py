@@ -1,0 +1,257 @@
+"""From a request to a plan: which models, which shared fetches, which pixels. Pure; nothing is fetched.
+
+Models share a fetch exactly when their fetch recipes are equal (collection, scale, window
+policy, composite, clouds, orbit, resampling, grid). Bands are the union and the largest
+footprint is fetched; the others are central crops of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.errors import ModelError
+from rsembed.core.fetching import FetchRecipe, FetchRequest
+from rsembed.core.patch import Json
+from rsembed.core.serialization import digest, to_json
+from rsembed.core.settings import Settings
+from rsembed.core.specs import Window
+from rsembed.embedders.base import EmbedderBase
+from rsembed.embedders.options import make_config
+from rsembed.embedders.registry import REGISTRY
+from rsembed.embedders.weights import WeightsHandle
+from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
+from rsembed.pipelines.rows import RowShard
+from rsembed.providers.base import ProviderBase
+from rsembed.providers.collections import canonical_bands, grid_rule
+from rsembed.tools.spatial import GridArray, GridRule, box_pixels, even_pixels, snapped_grids
+from rsembed.tools.temporal import frame_bins
+from rsembed.tools.tiling import Footprint, plan_footprint
+from rsembed.writers.atomic import safe_label
+
+FORMAT_VERSION = 1
+"""Raised whenever names, columns or bytes of outputs change for the same request."""
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model of a run, resolved. ``embedder`` is configured but not loaded."""
+
+    label: str
+    embedder: EmbedderBase
+    recipe: FetchRecipe
+    bands: tuple[str, ...]
+    batch_size: int
+    device: str
+    weights: WeightsHandle | None
+
+    @property
+    def native_px(self) -> int:
+        """Side of the model's own input, pixels."""
+        return self.embedder.contract.image_size
+
+    def footprint(self, asked_height: int, asked_width: int) -> Footprint:
+        """How a region of that many pixels meets this model."""
+        config = self.embedder.config
+        return _footprint(asked_height, asked_width, self.native_px, config.context, config.input_prep)
+
+    def describe(self) -> dict[str, Json]:
+        """What the result depends on, as plain JSON; part of the fingerprint."""
+        embedder = self.embedder
+        config = embedder.config
+        weights = self.weights
+        return {
+            "label": self.label,
+            "model": embedder.card.id,
+            "numerics_version": embedder.card.numerics_version,
+            "options": to_json(config.options),
+            "recipe": config.recipe,
+            "modality": config.modality,
+            "output": to_json(config.output),
+            "precision": config.precision,
+            "context": config.context,
+            "input_prep": to_json(config.input_prep),
+            "input": to_json(embedder.contract),
+            "fetch": to_json(self.recipe),
+            "bands": list(self.bands),
+            "batch_size": self.batch_size,
+            "device_class": self.device.split(":")[0],
+            "weights": None if weights is None else weights.to_json(),
+        }
+
+
+@lru_cache(maxsize=4096)
+def _footprint(*args: object) -> Footprint:
+    height, width, native, context, prep = args
+    return plan_footprint(height, width, native, context=context, prep=prep)  # type: ignore[arg-type]  # see caller
+
+
+@dataclass(frozen=True)
+class FetchGroup:
+    """Models that share one fetch."""
+
+    index: int
+    recipe: FetchRecipe
+    bands: tuple[str, ...]
+    models: tuple[ModelPlan, ...]
+
+    @cached_property
+    def rule(self) -> GridRule:
+        """The lattice of the collection."""
+        return grid_rule(self.recipe.collection)
+
+    def bins(self, window: Window) -> tuple[Window, ...]:
+        """The frames of a row with ``window``."""
+        return _bins(window, self.recipe)
+
+    def asked_pixels(self, shard: RowShard, model: ModelPlan, buffer_m: float | None) -> tuple[Ints, Ints]:
+        """``(height, width)`` in pixels that each row of ``shard`` asks of ``model``, shape (N,)."""
+        scale_m = self.recipe.scale_m
+        side = model.native_px if buffer_m is None else even_pixels(2 * buffer_m, scale_m)
+        height, width = np.full(len(shard), side, np.int64), np.full(len(shard), side, np.int64)
+        box = shard.kind == 1
+        if box.any():
+            height[box], width[box] = box_pixels(shard.boxes[box], scale_m, grid=self.recipe.grid)
+        return height, width
+
+    def grids(self, shard: RowShard, height: Ints | int, width: Ints | int) -> GridArray:
+        """Snapped grids of that size around the rows of ``shard``."""
+        recipe = self.recipe
+        return snapped_grids(shard.lon, shard.lat, height, width, recipe.scale_m, rule=self.rule, grid=recipe.grid)
+
+    def describe(self) -> dict[str, Json]:
+        """The shared fetch as plain JSON."""
+        return {"recipe": to_json(self.recipe), "bands": list(self.bands), "models": [m.label for m in self.models]}
+
+
+Ints = NDArray[np.int64]
+
+
+@lru_cache(maxsize=65536)
+def _bins(window: Window, recipe: FetchRecipe) -> tuple[Window, ...]:
+    return frame_bins(window, recipe.frames)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run, resolved but for its rows."""
+
+    models: tuple[ModelPlan, ...]
+    groups: tuple[FetchGroup, ...]
+    config: ExportConfig
+    provider: Json
+
+    def describe(self) -> dict[str, Json]:
+        """Everything the output depends on except the rows, as plain JSON."""
+        config = self.config
+        return {
+            "format_version": FORMAT_VERSION,
+            "models": [model.describe() for model in self.models],
+            "provider": self.provider,
+            "buffer_m": to_json(config.buffer_m),
+            "shard_size": config.shard_size,
+            "shards_per_part": config.shards_per_part,
+            "threads": config.threads,
+            "min_valid_fraction": to_json(config.min_valid_fraction),
+            "dtype": config.dtype,
+        }
+
+    def group_digest(self, group: FetchGroup) -> str:
+        """Identifies what the group's fetches give, place and time aside."""
+        return digest({"provider": self.provider, "recipe": to_json(group.recipe), "bands": list(group.bands)})
+
+
+def plan_model(request: ExportModelRequest, run: RunRequest, settings: Settings, *, offline_weights: bool = False) -> ModelPlan:
+    """One model, resolved: configuration, bands, device, batch size, weights.
+
+    ``offline_weights``: do not look for weights (a dry run). Raises ModelError.
+    """
+    config = run.config
+    cls = REGISTRY.get(request.name)
+    embedder: EmbedderBase = cls(
+        make_config(
+            cls.card,
+            recipe=config.recipe,
+            modality=request.modality,
+            output=run.output,
+            precision=config.precision,
+            context=config.context or ("native" if config.recipe == "authors" else "none"),
+            input_prep=config.input_prep,
+            options=request.model_config,
+            sensor=request.sensor,
+            fetch=request.fetch,
+        )
+    )
+    _check_licence(embedder, settings)
+    device = embedder.resolve_device(run.device)
+    batch = config.batch_size or embedder.card.batch_size.get(device.split(":")[0], embedder.card.batch_size["cpu"])
+    recipe = embedder.fetch_recipe()
+    return ModelPlan(
+        label=safe_label(request.label or embedder.card.id),
+        embedder=embedder,
+        recipe=recipe,
+        bands=canonical_bands(recipe.collection, embedder.contract.bands),
+        batch_size=batch,
+        device=device,
+        weights=None if offline_weights else embedder.resolve(settings),
+    )
+
+
+def _check_licence(embedder: EmbedderBase, settings: Settings) -> None:
+    licence = embedder.card.licence
+    if settings.require_commercial and licence.commercial != "yes":
+        raise ModelError(
+            f"{embedder.card.id}: commercial use of the weights is {licence.commercial!r} ({licence.name}) and "
+            "RSEMBED_REQUIRE_COMMERCIAL is set; `rsembed models --commercial` lists the models that may be used"
+        )
+
+
+def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings, *, offline_weights: bool = False) -> RunPlan:
+    """Resolve ``run`` against ``provider``. Raises ModelError, SpecError or ProviderError before any work."""
+    models = tuple(plan_model(request, run, settings, offline_weights=offline_weights) for request in run.models)
+    labels = [model.label for model in models]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ModelError(
+            f"label {twice[0]!r} stands for {labels.count(twice[0])} models; give each its own, "
+            "written MODEL:option=value@LABEL"
+        )
+    by_recipe: dict[FetchRecipe, list[ModelPlan]] = {}
+    for model in models:
+        by_recipe.setdefault(model.recipe, []).append(model)
+    groups = []
+    for index, (recipe, members) in enumerate(by_recipe.items()):
+        bands = tuple(sorted({band for model in members for band in model.bands}))
+        provider.check(recipe, bands)
+        groups.append(FetchGroup(index, recipe, bands, tuple(members)))
+    return RunPlan(models, tuple(groups), run.config, to_json(dict(provider.describe())))
+
+
+def fingerprint(description: Json, rows_digest: str) -> str:
+    """Hex sha256 that names a run's result: the resolved spec and the rows with their order."""
+    return digest({"spec": description, "rows": rows_digest})
+
+
+def request_key(group_digest: str, request: FetchRequest) -> str:
+    """Content address of a fetched patch: what, where and when, not whose row it is."""
+    grid = request.grid
+    first, last = request.bins[0], request.bins[-1]
+    place = f"{grid.epsg},{grid.x_min},{grid.y_max},{grid.height},{grid.width}"
+    return digest(f"{group_digest}|{place}|{first.start},{last.end},{len(request.bins)}")
+
+
+def sharing_report(groups: Sequence[FetchGroup]) -> list[str]:
+    """Why the models of a run need that many fetches: one line for each pair of groups."""
+    names = [field.name for field in dataclasses.fields(FetchRecipe)]
+    lines = []
+    for i, a in enumerate(groups):
+        for b in groups[i + 1 :]:
+            differing = [name for name in names if getattr(a.recipe, name) != getattr(b.recipe, name)]
+            sides = ["+".join(model.label for model in group.models) for group in (a, b)]
+            lines.append(f"{sides[0]} and {sides[1]} cannot share a fetch: they differ in {', '.join(differing)}")
+    return lines

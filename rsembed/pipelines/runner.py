@@ -1,0 +1,160 @@
+"""From what a user asked to answers: the steps that the API, the command line and the fleet share."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.errors import ModelError, RowError
+from rsembed.core.settings import Settings
+from rsembed.core.specs import MAX_LATITUDE, MIN_LATITUDE, Spatial, Window
+from rsembed.pipelines.arrays import array_inputs
+from rsembed.pipelines.exporter import BatchExporter, ExportSummary
+from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
+from rsembed.pipelines.input_store import InputPack
+from rsembed.pipelines.plan import ModelPlan, RunPlan, plan_run
+from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
+from rsembed.pipelines.progress import ProgressListener
+from rsembed.pipelines.request import ExportTarget, RunRequest
+from rsembed.pipelines.retry import RetryPolicy
+from rsembed.pipelines.row_windows import WindowPolicy
+from rsembed.pipelines.rows import RowOptions, RowTable, build_rows
+from rsembed.pipelines.table_sources import open_table
+from rsembed.providers.base import ProviderBase
+
+
+@dataclass(frozen=True)
+class RowAnswer:
+    """One row's outcome: ``vector`` is float32 (D,) or (D, h, w), None where there is none."""
+
+    record: RowRecord
+    vector: NDArray[np.float32] | None
+
+
+def check_places(plan: RunPlan, table: RowTable) -> None:
+    """Raise RowError, naming rows, when places lie where a group's grids end (beyond 84 N / 80 S)."""
+    if all(group.recipe.grid != "utm" for group in plan.groups):
+        return
+    bad: list[str] = []
+    total = 0
+    for index in range(-(-table.n_rows // 65536)):
+        shard = table.shard(index, 65536)
+        beyond = np.flatnonzero((shard.lat > MAX_LATITUDE) | (shard.lat < MIN_LATITUDE))
+        total += len(beyond)
+        bad += [f"row {shard.row[i]} (id {shard.id[int(i)]}, latitude {shard.lat[i]:g})" for i in beyond[:10]]
+    if total:
+        raise RowError(
+            f"{total} rows lie beyond {MAX_LATITUDE:g} N / {-MIN_LATITUDE:g} S, where UTM grids end: "
+            + "; ".join(bad[:10])
+            + ". Leave them out of the table"
+        )
+
+
+def export(
+    request: RunRequest,
+    source: object,
+    *,
+    windows: WindowPolicy,
+    provider: ProviderBase,
+    target: ExportTarget,
+    settings: Settings,
+    row_options: RowOptions | None = None,
+    progress: ProgressListener | None = None,
+    pad: bool = True,
+) -> ExportSummary:
+    """Run ``request`` over the table ``source`` into ``target``; everything is checked before any work starts."""
+    plan = plan_run(request, provider, settings)
+    with scratch_rows(source, windows, target.out, row_options) as table:
+        check_places(plan, table)
+        exporter = BatchExporter(
+            plan, table, provider=provider, out=target.out, npz=target.npz, progress=progress, pad=pad
+        )
+        return exporter.run()
+
+
+@contextlib.contextmanager
+def scratch_rows(
+    source: object, windows: WindowPolicy, near: Path | None, options: RowOptions | None = None
+) -> Iterator[RowTable]:
+    """The rows of ``source``, kept in a scratch folder (beside ``near`` if given) while the block runs."""
+    folder = None
+    if near is not None:
+        folder = near.absolute().parent
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rsembed-rows-", dir=folder) as scratch:
+        opened = open_table(source)
+        yield build_rows(opened, windows=windows, scratch_dir=Path(scratch), options=options or RowOptions())
+
+
+def embed_places(
+    plan: RunPlan, spatials: Sequence[Spatial], window: Window, provider: ProviderBase
+) -> list[RowAnswer]:
+    """Fetch and embed a few places in memory with the plan's one model; answers in the order of ``spatials``."""
+    answers: dict[int, RowAnswer] = {}
+    by_buffer: dict[float | None, list[int]] = {}
+    for i, spatial in enumerate(spatials):
+        by_buffer.setdefault(getattr(spatial, "buffer_m", None), []).append(i)
+    for buffer_m, members in by_buffer.items():
+        found = _embed_alike(plan, [spatials[i] for i in members], window, provider, buffer_m)
+        answers.update(zip(members, found, strict=True))
+    return [answers[i] for i in range(len(spatials))]
+
+
+def _embed_alike(
+    plan: RunPlan, spatials: Sequence[Spatial], window: Window, provider: ProviderBase, buffer_m: float | None
+) -> list[RowAnswer]:
+    """:func:`embed_places` for places of one buffer."""
+    model, config, group = single_model(plan), plan.config, plan.groups[0]
+    engine = InferenceEngine(threads=config.threads, min_valid_fraction=config.min_valid_fraction, pad=False)
+    prefetch = PrefetchManager(provider, workers=config.fetch_workers, retry=RetryPolicy(config.max_attempts))
+    answers: dict[int, RowAnswer] = {}
+    with scratch_rows(list(spatials), WindowPolicy(default=(window,)), None) as table:
+        check_places(plan, table)
+
+        def units() -> Iterator[tuple[FetchUnit, InputPack]]:
+            for index in range(-(-table.n_rows // config.shard_size)):
+                shard = table.shard(index, config.shard_size)
+                wanted = {model.label: tuple(range(len(shard)))}
+                unit = FetchUnit(group, index, shard, wanted, plan.group_digest(group), buffer_m)
+                yield unit, InputPack(table.path.parent / f"unit-{index}.pack")
+
+        for fetched in prefetch.run(units(), shard_size=config.shard_size):
+            source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
+            outcome = engine.run(model, len(fetched.unit.shard), source)
+            for slot, answer in zip(outcome.slots, _answers(outcome), strict=True):
+                answers[int(fetched.unit.shard.row[slot])] = answer
+            prefetch.release(fetched)
+    return [answers[i] for i in range(len(spatials))]
+
+
+def embed_arrays(
+    model: ModelPlan,
+    arrays: Sequence[NDArray[np.generic]],
+    spatials: Sequence[Spatial],
+    windows: Sequence[Window],
+    *,
+    threads: int = 1,
+    min_valid_fraction: float = 0.5,
+) -> list[RowAnswer]:
+    """Embed arrays in hand, in batches of the plan's size with a short last one."""
+    rows = array_inputs(model, arrays, spatials, windows)
+    engine = InferenceEngine(threads=threads, min_valid_fraction=min_valid_fraction, pad=False)
+    return _answers(engine.run(model, len(rows), rows.__getitem__))
+
+
+def _answers(outcome: ShardOutcome) -> list[RowAnswer]:
+    return [RowAnswer(record, vector) for record, vector in zip(outcome.records, outcome.vectors, strict=True)]
+
+
+def single_model(plan: RunPlan) -> ModelPlan:
+    """The only model of ``plan``; ModelError when there are several."""
+    if len(plan.models) != 1:
+        raise ModelError(f"one model was expected, the plan has {len(plan.models)}")
+    return plan.models[0]

@@ -1,0 +1,89 @@
+"""Which provider a run uses; the providers' own libraries are loaded only when one is made."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rsembed.core.errors import ProviderError, SpecError
+from rsembed.core.settings import Settings
+from rsembed.providers.base import ProviderBase
+
+BACKENDS = ("gee", "stac", "raster")
+_EXTRA = {"gee": "gee", "stac": "stac", "raster": "stac"}
+
+
+def resolve_backend(
+    backend: str | None = None, *, catalog: str | Path | None = None, source: object = None, settings: Settings
+) -> str:
+    """The backend's name for a request; pure, so that a plan can print it.
+
+    ``auto``: ``raster`` where a source is given, ``stac`` where a catalogue is, else ``gee`` when a
+    project is configured, else ``stac``. Raises SpecError for an unknown name or options that contradict it.
+    """
+    name = (backend or settings.backend).strip().lower()
+    if name == "auto":
+        if source is not None:
+            name = "raster"
+        elif catalog is not None or not settings.ee_project:
+            name = "stac"
+        else:
+            name = "gee"
+    if name not in BACKENDS:
+        raise SpecError(f"no backend {name!r}; there are auto, {', '.join(BACKENDS)}")
+    if catalog is not None and name != "stac":
+        raise SpecError(f"catalog= belongs to the backend stac, not to {name}")
+    if source is not None and name != "raster":
+        raise SpecError(f"source= belongs to the backend raster, not to {name}")
+    return name
+
+
+def make_provider(
+    backend: str | None = None,
+    *,
+    catalog: str | Path | None = None,
+    source: Any = None,
+    collection: str | None = None,
+    bands: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    **declared: Any,
+) -> ProviderBase:
+    """A provider ready to be asked.
+
+    ``catalog``: of ``stac`` (default: the environment's, then Earth Search). ``source``, ``collection``,
+    ``bands`` and ``declared`` (``datetime``, ``scale``, ``offset``, ``unit``): of ``raster``, see
+    :class:`~rsembed.providers.raster.RasterProvider`. Raises SpecError for a wrong choice, ProviderError
+    where the backend's libraries are missing.
+    """
+    settings = settings or Settings.from_environment()
+    name = resolve_backend(backend, catalog=catalog, source=source, settings=settings)
+    if name == "raster":
+        if source is None:
+            raise SpecError("the backend raster needs source=: a GeoTIFF, a folder of them, or a RasterArray")
+        made = _class("raster", "RasterProvider")(source, collection=collection or "", bands=bands, **declared)
+    elif collection is not None or bands is not None or declared:
+        names = [n for n, v in (("collection", collection), ("bands", bands)) if v is not None] + sorted(declared)
+        raise SpecError(f"{', '.join(names)} declare what a raster holds; the backend {name} takes none of them")
+    elif name == "gee":
+        made = _class("gee", "GeeProvider")(project=settings.ee_project)
+    else:
+        where = catalog or settings.stac_url
+        made = _class("stac", "StacProvider")(where) if where else _class("stac", "StacProvider")()
+    provider: ProviderBase = made
+    return provider
+
+
+def _class(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(f"rsembed.providers.{module}"), name)
+    except ModuleNotFoundError as exc:
+        if exc.name == f"rsembed.providers.{module}":
+            raise ProviderError(
+                f"the backend {module} is not there yet: it comes with the extra {_EXTRA[module]!r}. "
+                "Use backend='stac' (no credentials needed) meanwhile"
+            ) from exc
+        raise ProviderError(
+            f"the backend {module} needs {exc.name}; install it with: pip install 'rsembed[{_EXTRA[module]}]'"
+        ) from exc

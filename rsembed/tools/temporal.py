@@ -1,0 +1,55 @@
+"""Windows, bins and dates."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from rsembed.core.errors import SpecError
+from rsembed.core.fetching import FramePolicy
+from rsembed.core.specs import Window
+
+
+def equal_bins(window: Window, n_bins: int) -> tuple[Window, ...]:
+    """``window`` cut into ``n_bins`` parts with bounds ``start + floor(days * i / n_bins)``.
+
+    Raises SpecError when the window has fewer days than bins.
+    """
+    if n_bins < 1 or n_bins > window.days:
+        raise SpecError(f"a window of {window.days} days cannot be cut into {n_bins} frames; widen the window")
+    bounds = [window.start + dt.timedelta(days=window.days * i // n_bins) for i in range(n_bins + 1)]
+    return tuple(Window(a, b) for a, b in zip(bounds, bounds[1:], strict=False))
+
+
+def frame_bins(window: Window, policy: FramePolicy) -> tuple[Window, ...]:
+    """The bins that ``policy`` wants of ``window``, one a frame, in order."""
+    return equal_bins(window, policy.count(window))
+
+
+def last_complete_year(today: dt.date) -> Window:
+    """The window used when none is given: the calendar year before ``today``'s."""
+    return Window(dt.date(today.year - 1, 1, 1), dt.date(today.year, 1, 1))
+
+
+def around(day: dt.date, days: int) -> Window:
+    """``[day - days, day + days + 1)``: ``days`` whole days on either side of ``day``."""
+    if days < 0:
+        raise SpecError(f"the days around a date cannot be negative, got {days}")
+    return Window(day - dt.timedelta(days=days), day + dt.timedelta(days=days + 1))
+
+
+def parse_days(text: str) -> int:
+    """Days out of ``45d`` or ``45``."""
+    digits = text.strip().lower().removesuffix("d")
+    if not digits.isdigit():
+        raise SpecError(f"a number of days such as 45d was expected, got {text!r}")
+    return int(digits)
+
+
+def median_date(days: Sequence[dt.date]) -> dt.date:
+    """Median of ``days``; the earlier of the middle two's mid-point, rounded down, when even."""
+    ordered = sorted(days)
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return ordered[middle - 1] + (ordered[middle] - ordered[middle - 1]) // 2

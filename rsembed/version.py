@@ -1,0 +1,3 @@
+"""The package's version; not part of any fingerprint."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,36 @@
+"""Shared by every tier: pinned threads, marks from folders, the folder of real imagery."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before numpy or torch are imported: the same sums in the same order on every machine.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402 - threads come first
+
+TESTS = Path(__file__).resolve().parent
+TIERS = frozenset({"unit", "contract", "parity", "integration", "acceptance", "online"})
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the tier whose folder it lies in."""
+    for item in items:
+        tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if tier in TIERS:
+            item.add_marker(tier)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real satellite imagery: RSEMBED_TEST_DATA, else the data folder shared beside the checkout."""
+    named = os.environ.get("RSEMBED_TEST_DATA")
+    folder = Path(named) if named else TESTS.parents[1] / "shared" / "data"
+    if not folder.is_dir():
+        if named:
+            pytest.fail(f"RSEMBED_TEST_DATA names {folder}, which is not a folder")
+        pytest.skip("no real imagery here: set RSEMBED_TEST_DATA to a folder that has some")
+    return folder

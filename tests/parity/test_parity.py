@@ -1,0 +1,106 @@
+"""Every model against the numbers of the reference system, from raw pixels to vector and grid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from cases import Case, WeightsFolder, all_cases
+from seeded import sample_indices
+
+from rsembed.core.specs import OutputSpec
+from rsembed.embedders.base import Prepared
+from rsembed.tools.tiling import whole_image
+
+ABSOLUTE = {
+    **dict.fromkeys(("prithvi", "terramind", "terrafm", "clay"), 5e-5),
+    **dict.fromkeys(("galileo", "anysat", "agrifm", "olmoearth", "fomo", "satvision"), 2e-5),
+    "thor": 1e-4,
+    "mosaiks": 1e-5,
+}
+RELATIVE = ("remoteclip", "satmae", "satmaepp", "scalemae", "dofa", "wildsat")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    pooled: np.ndarray
+    grid: np.ndarray
+    prepared: Prepared
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightsFolder]:
+    folder = WeightsFolder(tmp_path_factory.mktemp("parity"))
+    yield folder
+    folder.clear()
+
+
+@pytest.fixture(scope="module", params=all_cases(), ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def outcome(case: Case, weights: WeightsFolder) -> Outcome:
+    answers = {}
+    for mode in ("pooled", "grid"):
+        embedder = case.model(case.config(OutputSpec(mode)))
+        embedder.resolve(weights.hold(case))
+        embedder.load("cpu")
+        patch = case.patch(embedder)
+        lon, lat = case.facts["spatial"]["lon"], case.facts["spatial"]["lat"]
+        [prepared] = embedder.prepare_patch(
+            patch, whole_image(*patch.values_tchw.shape[-2:]), lon=lon, lat=lat, window=case.window
+        )
+        arrays = {name: array[None] for name, array in prepared.arrays.items()}
+        answers[mode] = embedder.embed_batch(arrays, np.array([prepared.roi], np.float32))[0]
+    return Outcome(answers["pooled"], answers["grid"], prepared)
+
+
+def check(case: Case, what: str, got: np.ndarray, expected: np.ndarray) -> None:
+    model = case.facts["model"]
+    limit = ABSOLUTE.get(model, 1e-5)
+    if model.startswith(RELATIVE):
+        limit = 1e-5 + 2e-6 * float(np.abs(expected).max())
+    assert got.shape == expected.shape
+    error = float(np.abs(got - expected).max())
+    if os.environ.get("RSEMBED_PARITY_REPORT"):
+        print(f"\n{case.name} {what}: {error:.2e} of {limit:.2e}")
+    assert error <= limit, f"{what} is off by {error:.2e}, allowed {limit:.2e}"
+
+
+def test_parity_when_pixels_are_prepared_then_network_input_agrees(case: Case, outcome: Outcome) -> None:
+    if "model_input_sample" not in case.expected:
+        pytest.skip("the case records no network input")
+    expected = case.expected["model_input_sample"]
+    given = outcome.prepared.arrays["pixels"]
+    got = given.ravel()[sample_indices(given.size)]
+    if "model_input_shape" in case.expected:
+        assert given.size == np.prod(case.expected["model_input_shape"])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * max(1.0, float(np.abs(expected).max())))
+
+
+def test_parity_when_place_and_dates_are_given_then_side_inputs_agree(case: Case, outcome: Outcome) -> None:
+    sides = {name.removeprefix("side_"): value for name, value in case.expected.items() if name.startswith("side_")}
+    if not sides:
+        pytest.skip("the case records no side inputs")
+    for name, expected in sides.items():
+        np.testing.assert_allclose(outcome.prepared.arrays[name][None], expected, rtol=0, atol=1e-6)
+
+
+def test_parity_when_pooled_then_vector_agrees(case: Case, outcome: Outcome) -> None:
+    check(case, "pooled", outcome.pooled, case.expected["pooled"])
+
+
+def test_parity_when_grid_then_cells_agree(case: Case, outcome: Outcome) -> None:
+    assert outcome.grid.shape == tuple(case.expected["grid_shape"])
+    got = outcome.grid.ravel()[sample_indices(outcome.grid.size)]
+    check(case, "grid", got, case.expected["grid_sample"])
+
+
+def test_parity_when_card_is_read_then_dimension_is_the_vectors(case: Case, outcome: Outcome) -> None:
+    embedder = case.model(case.config(OutputSpec()))
+    assert outcome.pooled.shape == (embedder.dim,)

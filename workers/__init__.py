@@ -1,0 +1,1 @@
+"""The fleet: workers that share one run (to come)."""
