@@ -98,7 +98,10 @@ class Patch:
         must not change the answer.
         """
         part = self if grid is None else self.crop(grid)
-        shares = [
-            float(part.valid_tchw[t].all(axis=0).mean()) for t, frame in enumerate(part.frames) if frame.n_images
-        ]
-        return sum(shares) / len(shares) if shares else 0.0
+        counted = [t for t, frame in enumerate(part.frames) if frame.n_images]
+        if not counted:
+            return 0.0
+        if part.valid_tchw[counted].all():
+            return 1.0
+        shares = [float(part.valid_tchw[t].all(axis=0).mean()) for t in counted]
+        return sum(shares) / len(shares)

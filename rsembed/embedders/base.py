@@ -173,7 +173,9 @@ class EmbedderBase(ABC):
         if not kept:
             raise ModelError("no frame of this row has imagery; nothing can be embedded")
         contract = self.contract
-        values, valid = patch.values_tchw[kept], patch.valid_tchw[kept]
+        values, valid = patch.values_tchw, patch.valid_tchw
+        if len(kept) < len(patch.frames):
+            values, valid = values[kept], valid[kept]
         dates = tuple(patch.frames[t].date or patch.frames[t].window.midpoint for t in kept)
         made = []
         for tile in footprint.tiles:

@@ -251,6 +251,7 @@ def _download(model: str, spec: WeightsFile, settings: Settings) -> WeightsHandl
             finally:
                 temporary.unlink(missing_ok=True)
     except urllib.error.HTTPError as exc:
+        exc.close()  # it holds the connection
         kind = WeightsUnreachableError if exc.code >= 500 or exc.code == 429 else WeightsError
         raise kind(_missing(model, spec, settings, f"the server says {exc.code} {exc.reason}")) from exc
     except OSError as exc:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 import struct
 import threading
+import time
 import zlib
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,12 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsembed.core.errors import SpecError
 from rsembed.core.fetching import Grid
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import Window
 
 _MAGIC = b"RSE1"
 _HEAD = struct.Struct("<4sIQI")
+
+FLUSH_BYTES = 1 << 20
+FLUSH_S = 0.1
+"""Records are written together once they are this many bytes or this old."""
+READ_AHEAD_BYTES = 8 << 20
+"""Packs up to this size are read in one piece."""
 
 
 class InputPack:
@@ -39,6 +49,10 @@ class InputPack:
         self._lock = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._index: dict[str, tuple[int, int, int]] = {}
+        self._waiting: deque[tuple[str, bytes, int, int]] = deque()
+        self._waiting_bytes = 0
+        self._flushed_at = 0.0
+        self._image = memoryview(b"")
         self._end = self._recover()
 
     def __enter__(self) -> InputPack:
@@ -53,30 +67,66 @@ class InputPack:
     def put(self, key: str, patch: Patch) -> None:
         """Append ``patch`` under ``key``."""
         record, header_bytes, payload_bytes = _encode(key, patch)
+        # Small writes from many threads cost more than the fetches they keep: records are gathered for a
+        # fraction of a second, and whoever finds them due writes them while the others go on.
+        self._waiting.append((key, record, header_bytes, payload_bytes))
+        self._waiting_bytes += len(record)
+        due = self._waiting_bytes >= FLUSH_BYTES or time.monotonic() - self._flushed_at >= FLUSH_S
+        if due and self._lock.acquire(blocking=False):
+            try:
+                self._flush()
+            finally:
+                self._lock.release()
+
+    def flush(self) -> None:
+        """Hand everything that was put to the operating system, so that a killed process loses none of it."""
         with self._lock:
-            offset = self._end
-            written = os.pwrite(self._file, record, offset)
-            if written != len(record):
-                raise OSError(f"{self.path}: wrote {written} of {len(record)} bytes; is the disk full?")
-            self._end = offset + written
-            self._index[key] = (offset, header_bytes, payload_bytes)
+            self._flush()
+
+    def _flush(self) -> None:
+        self._flushed_at, self._waiting_bytes = time.monotonic(), 0
+        block, offset = [], self._end
+        places: dict[str, tuple[int, int, int]] = {}
+        while self._waiting:
+            key, record, header_bytes, payload_bytes = self._waiting.popleft()
+            places[key] = (offset, header_bytes, payload_bytes)
+            block.append(record)
+            offset += len(record)
+        written = os.pwrite(self._file, b"".join(block), self._end)
+        if written != offset - self._end:
+            raise OSError(f"{self.path}: wrote {written} of {offset - self._end} bytes; is the disk full?")
+        self._end = offset
+        self._index.update(places)
 
     def get(self, key: str) -> Patch | None:
         """The patch under ``key``; None when it is absent or its bytes are damaged."""
+        if self._waiting:
+            self.flush()
         place = self._index.get(key)
         if place is None:
             return None
         offset, header_bytes, payload_bytes = place
-        record = os.pread(self._file, _HEAD.size + header_bytes + payload_bytes, offset)
+        record = self._read(offset, _HEAD.size + header_bytes + payload_bytes)
         found = _decode(record)
         if found is None:
             with self._lock:
                 self._index.pop(key, None)
         return found
 
+    def _read(self, offset: int, length: int) -> memoryview:
+        if offset + length > len(self._image):
+            # A pack of small patches is read at once: a system call for each would cost more than the patch.
+            if self._end <= READ_AHEAD_BYTES:
+                self._image = memoryview(os.pread(self._file, self._end, 0))
+            else:
+                return memoryview(os.pread(self._file, length, offset))
+        return self._image[offset : offset + length]
+
     def close(self) -> None:
         """Close the file; what it holds stays."""
+        self._image = memoryview(b"")
         if self._file >= 0:
+            self.flush()
             os.close(self._file)
             self._file = -1
 
@@ -103,7 +153,7 @@ class InputPack:
         return offset
 
 
-def _checksum_ok(record: bytes) -> bool:
+def _checksum_ok(record: bytes | memoryview) -> bool:
     if len(record) < _HEAD.size:
         return False
     magic, header_bytes, payload_bytes, checksum = _HEAD.unpack_from(record)
@@ -140,13 +190,13 @@ def _fits_uint16(values: NDArray[np.float32]) -> bool:
     return bool((values == np.floor(values)).all()) and not bool(np.signbit(values).any())
 
 
-def _decode(record: bytes) -> Patch | None:
+def _decode(record: memoryview) -> Patch | None:
     if not _checksum_ok(record):
         return None
     _, header_bytes, _, _ = _HEAD.unpack_from(record)
-    header = json.loads(record[_HEAD.size : _HEAD.size + header_bytes])
+    header = json.loads(bytes(record[_HEAD.size : _HEAD.size + header_bytes]))
     shape = tuple(header["shape"])
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     start = _HEAD.size + header_bytes
     dtype = np.dtype(header["dtype"])
     values = np.frombuffer(record, dtype, count, start).reshape(shape).astype(np.float32)
@@ -167,11 +217,12 @@ def _decode(record: bytes) -> Patch | None:
 
 def _frame_to_json(frame: Frame) -> list[Any]:
     days = (frame.window.start, frame.window.end, frame.date, frame.first_date, frame.last_date)
-    return [frame.n_images, list(frame.scene_ids), *(None if day is None else day.isoformat() for day in days)]
+    return [frame.n_images, list(frame.scene_ids), *(None if day is None else day.toordinal() for day in days)]
 
 
 def _frame_from_json(value: list[Any]) -> Frame:
-    n_images, scenes, start, end, *rest = value
-    day, first, last = (None if text is None else dt.date.fromisoformat(text) for text in rest)
-    window = Window(dt.date.fromisoformat(start), dt.date.fromisoformat(end))
-    return Frame(window, n_images, day, first, last, tuple(scenes))
+    n_images, scenes, *ordinals = value
+    start, end, *days = (None if n is None else dt.date.fromordinal(n) for n in ordinals)
+    if start is None or end is None:
+        raise SpecError("a stored frame has no window")
+    return Frame(Window(start, end), n_images, *days, scene_ids=tuple(scenes))

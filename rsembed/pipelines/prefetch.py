@@ -91,14 +91,15 @@ class FetchUnit:
         group = self.group
         return FetchRequest(group.recipe, group.bands, self.grids[slot], group.bins(self.shard.window(slot)))
 
-    def key(self, slot: int) -> str:
-        """Key of that row's patch in the pack; equal requests have equal keys."""
-        return request_key(self.group_digest, self.request(slot))
 
 
 @dataclass
 class FetchedUnit:
-    """A unit whose rows are all settled: each is in ``pack`` or in ``failures``."""
+    """A unit whose rows are all settled: each is in ``pack`` or in ``failures``.
+
+    ``keys``: slot -> key in the pack. ``requests``: provider requests made, ``fetched``: patches
+    they gave. ``open``: requests that are not settled yet.
+    """
 
     unit: FetchUnit
     pack: InputPack
@@ -106,7 +107,7 @@ class FetchedUnit:
     failures: dict[int, RowFailure] = field(default_factory=dict)
     requests: int = 0
     fetched: int = 0
-    _open: int = 0
+    open: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def settle(self, slots: tuple[int, ...], failure: RowFailure | None, requests: int) -> bool:
@@ -117,8 +118,25 @@ class FetchedUnit:
             if failure is not None:
                 for slot in slots:
                     self.failures[slot] = failure
-            self._open -= 1
-            return self._open == 0
+            self.open -= 1
+            return self.open == 0
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One request and the slots it serves."""
+
+    state: FetchedUnit
+    key: str
+    request: FetchRequest
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """All units have been opened; there were ``units`` of them."""
+
+    units: int
 
 
 class PrefetchManager:
@@ -142,29 +160,30 @@ class PrefetchManager:
         self._max_open = max_open_units
         self._on_settled = on_settled
         self._stop = threading.Event()
-        self._source_lock = threading.Lock()
-        self._settled: queue.SimpleQueue[FetchedUnit | BaseException | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._settled: queue.SimpleQueue[FetchedUnit | _Planned | BaseException] = queue.SimpleQueue()
+        self._may_open = threading.Semaphore(0)
 
     def run(self, units: Iterator[tuple[FetchUnit, InputPack]], *, shard_size: int) -> Iterator[FetchedUnit]:
         """Settled units, in the order in which they settle. Call :meth:`release` for each when done with it.
 
         An error in planning a unit (not in a row) stops the run and is raised here.
         """
-        limit = self._max_open or 3 + -(-2 * self._workers // shard_size)
-        self._slots_open = threading.Semaphore(limit)
-        self._items = self._work_items(units)
-        threads = [threading.Thread(target=self._work, daemon=True, name=f"fetch-{i}") for i in range(self._workers)]
+        self._may_open.release(self._max_open or 3 + -(-2 * self._workers // shard_size))
+        threads = [threading.Thread(target=self._plan, args=(units,), daemon=True, name="fetch-plan")]
+        threads += [threading.Thread(target=self._work, daemon=True, name=f"fetch-{i}") for i in range(self._workers)]
         for thread in threads:
             thread.start()
-        running = len(threads)
+        delivered, expected = 0, None
         try:
-            while running:
+            while delivered != expected:
                 settled = self._settled.get()
-                if settled is None:
-                    running -= 1
-                elif isinstance(settled, BaseException):
+                if isinstance(settled, BaseException):
                     raise settled
+                if isinstance(settled, _Planned):
+                    expected = settled.units
                 else:
+                    delivered += 1
                     yield settled
         finally:
             self.stop()
@@ -172,13 +191,14 @@ class PrefetchManager:
     def release(self, unit: FetchedUnit) -> None:
         """The consumer is done with ``unit``; another may be opened."""
         unit.pack.close()
-        self._slots_open.release()
+        self._may_open.release()
 
     def stop(self) -> None:
         """Begin no new request; those in flight end by themselves."""
         self._stop.set()
-        if hasattr(self, "_slots_open"):
-            self._slots_open.release()
+        self._may_open.release()
+        for _ in range(self._workers):
+            self._items.put(None)
 
     def fetch_again(self, fetched: FetchedUnit, slot: int) -> Patch:
         """The patch of a row whose stored input is missing or damaged; raises what the provider raises."""
@@ -188,49 +208,55 @@ class PrefetchManager:
         fetched.pack.put(fetched.keys[slot], patch)
         return patch
 
-    def _work_items(
-        self, units: Iterator[tuple[FetchUnit, InputPack]]
-    ) -> Iterator[tuple[FetchedUnit, str, tuple[int, ...]]]:
-        while True:
-            self._slots_open.acquire()
-            if self._stop.is_set():
-                return
-            try:
-                unit, pack = next(units)
-            except StopIteration:
-                return
-            slots_of: dict[str, list[int]] = {}
-            for slot in unit.slots:
-                slots_of.setdefault(unit.key(slot), []).append(slot)
-            state = FetchedUnit(unit, pack, {slot: key for key, slots in slots_of.items() for slot in slots})
-            wanted = [(key, tuple(slots)) for key, slots in slots_of.items() if key not in pack]
-            stored = len(unit.slots) - sum(len(slots) for _, slots in wanted)
-            if stored:
-                self._on_settled(stored)
-            state._open = len(wanted)
-            if not wanted:
-                self._settled.put(state)
-            for key, slots in wanted:
-                yield state, key, slots
+    def _plan(self, units: Iterator[tuple[FetchUnit, InputPack]]) -> None:
+        """Turn units into requests, as far ahead as open units allow (one thread)."""
+        count = 0
+        try:
+            while True:
+                self._may_open.acquire()
+                if self._stop.is_set():
+                    return
+                opened = next(units, None)
+                if opened is None:
+                    self._settled.put(_Planned(count))
+                    return
+                count += 1
+                self._open_unit(*opened)
+        except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
+            self._settled.put(exc)
 
-    def _next_item(self) -> tuple[FetchedUnit, str, tuple[int, ...]] | None:
-        with self._source_lock:
-            return None if self._stop.is_set() else next(self._items, None)
+    def _open_unit(self, unit: FetchUnit, pack: InputPack) -> None:
+        # Rows that ask for the same pixels are one request.
+        slots_of: dict[str, list[int]] = {}
+        requests: dict[str, FetchRequest] = {}
+        for slot in unit.slots:
+            request = unit.request(slot)
+            key = request_key(unit.group_digest, request)
+            slots_of.setdefault(key, []).append(slot)
+            requests[key] = request
+        missing = [key for key in slots_of if key not in pack]
+        keys = {slot: key for key, slots in slots_of.items() for slot in slots}
+        state = FetchedUnit(unit, pack, keys, open=len(missing))
+        stored = len(unit.slots) - sum(len(slots_of[key]) for key in missing)
+        if stored:
+            self._on_settled(stored)
+        if not missing:
+            self._settled.put(state)
+        for key in missing:
+            self._items.put(_Item(state, key, requests[key], tuple(slots_of[key])))
 
     def _work(self) -> None:
         try:
-            while (item := self._next_item()) is not None:
-                self._fetch(*item)
-        except BaseException as exc:  # noqa: BLE001 - a worker thread ends here; the run raises it
+            while (item := self._items.get()) is not None and not self._stop.is_set():
+                self._fetch(item)
+        except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
             self._settled.put(exc)
-        else:
-            self._settled.put(None)
 
-    def _fetch(self, state: FetchedUnit, key: str, slots: tuple[int, ...]) -> None:
+    def _fetch(self, item: _Item) -> None:
+        state, slots = item.state, item.slots
         failure, requests = None, 0
-        request = state.unit.request(slots[0])
         try:
-            patch = call_with_retry(lambda: self._provider.fetch(request), self._retry, self._stop)
+            patch = call_with_retry(lambda: self._provider.fetch(item.request), self._retry, self._stop)
             counted = patch.provenance.get("requests", 1)
             requests = counted if isinstance(counted, int) else 1
         except Exception as exc:  # noqa: BLE001 - a row ends here; what went wrong is recorded with it
@@ -239,7 +265,8 @@ class PrefetchManager:
             failure = RowFailure.of("fetch", exc)
             logger.debug("fetch_failed", extra={"shard": state.unit.index, "slot": slots[0]}, exc_info=exc)
         else:
-            state.pack.put(key, patch)
+            state.pack.put(item.key, patch)
         self._on_settled(len(slots))
         if state.settle(slots, failure, requests):
+            state.pack.flush()
             self._settled.put(state)

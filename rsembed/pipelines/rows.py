@@ -6,6 +6,7 @@ import datetime as dt
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rsembed.pipelines.row_order import ScratchRows, find_duplicates, identity_h
 from rsembed.pipelines.row_places import BOX, PlaceColumns, Places, place_columns, places_wkb, read_places
 from rsembed.pipelines.row_problems import BadRows, Problems
 from rsembed.pipelines.row_windows import WindowColumns, WindowPolicy, read_windows
+from rsembed.pipelines.table_sources import open_table
 from rsembed.pipelines.tables import BATCH_ROWS, TableSource
 from rsembed.tools.hilbert import hilbert_keys
 
@@ -58,8 +60,8 @@ class RowShard:
 
     ``seq``, ``row`` (input row, 0-based): int64. ``start``, ``end``: datetime64[D], half-open.
     ``kind``: int8, 0 point, 1 box. ``lon``, ``lat``: centre, degrees. ``boxes``: (N, 4) minlon,
-    minlat, maxlon, maxlat in degrees, NaN for points. ``id``: pa.string. ``carried``: the
-    user's columns.
+    minlat, maxlon, maxlat in degrees, NaN for points. ``ids``: pa.string. ``carried``: the
+    user's columns. ``index``: number among the run's shards (0 for a free slice).
     """
 
     seq: Ints
@@ -70,17 +72,32 @@ class RowShard:
     lon: Floats
     lat: Floats
     boxes: Floats
-    id: pa.Array
+    ids: pa.Array
     carried: pa.RecordBatch
+    index: int = 0
 
     def __len__(self) -> int:
         return len(self.seq)
 
     @property
-    def ids(self) -> list[str]:
-        """Ids as Python strings."""
-        found: list[str] = self.id.to_pylist()
-        return found
+    def minlon(self) -> Floats:
+        """West edges of the boxes, degrees."""
+        return self.boxes[:, 0]
+
+    @property
+    def minlat(self) -> Floats:
+        """South edges of the boxes, degrees."""
+        return self.boxes[:, 1]
+
+    @property
+    def maxlon(self) -> Floats:
+        """East edges of the boxes, degrees."""
+        return self.boxes[:, 2]
+
+    @property
+    def maxlat(self) -> Floats:
+        """North edges of the boxes, degrees."""
+        return self.boxes[:, 3]
 
     @property
     def geometry(self) -> pa.Array:
@@ -95,10 +112,14 @@ class RowShard:
 
     def window(self, i: int) -> Window:
         """The window of the ``i``-th row."""
-        start, end = self.start[i].item(), self.end[i].item()
-        assert isinstance(start, dt.date)
-        assert isinstance(end, dt.date)
-        return Window(start, end)
+        return self._windows[i]
+
+    @cached_property
+    def _windows(self) -> list[Window]:
+        # Many rows share few windows, and rows ask for theirs more than once.
+        made: dict[tuple[dt.date, dt.date], Window] = {}
+        bounds = zip(self.start.tolist(), self.end.tolist(), strict=True)
+        return [made.get(pair) or made.setdefault(pair, Window(*pair)) for pair in bounds]
 
 
 @dataclass(frozen=True)
@@ -128,10 +149,10 @@ class RowTable:
         """Rows ``index * shard_size`` up to the next shard's first."""
         if shard_size < 1 or not 0 <= index < self.n_shards(shard_size):
             raise SpecError(f"there is no shard {index} of {shard_size} rows; the run has {self.n_rows} rows")
-        return self.slice(index * shard_size, min(self.n_rows, (index + 1) * shard_size))
+        return self.slice(index * shard_size, min(self.n_rows, (index + 1) * shard_size), index=index)
 
-    def slice(self, start: int, stop: int) -> RowShard:
-        """Rows ``start <= seq < stop``."""
+    def slice(self, start: int, stop: int, *, index: int = 0) -> RowShard:
+        """Rows ``start <= seq < stop``; ``index`` numbers them as a shard."""
         if not 0 <= start <= stop <= self.n_rows:
             raise SpecError(f"rows {start}..{stop} are not all there; the run has {self.n_rows} rows")
         first, last = min(start, self.n_rows - 1) // BATCH_ROWS, max(start, stop - 1) // BATCH_ROWS
@@ -152,9 +173,24 @@ class RowTable:
             lon=values["lon"],
             lat=values["lat"],
             boxes=np.stack([values[name] for name in _BOX_COLUMNS], axis=-1),
-            id=column["id"],
+            ids=column["id"],
             carried=batch.select(self.carried.names),
+            index=index,
         )
+
+    @property
+    def scratch_dir(self) -> Path:
+        """The folder that holds the mapped file."""
+        return self.path.parent
+
+    @property
+    def skipped_count(self) -> int:
+        """How many input rows were left out."""
+        return int(self.skipped.num_rows)
+
+    def close(self) -> None:
+        """Delete the mapped file; shards in hand stay readable."""
+        self.path.unlink(missing_ok=True)
 
     def write_skipped(self, path: Path) -> None:
         """Write the input rows left out as Parquet (columns row, id, reason)."""
@@ -177,16 +213,17 @@ class _Reading:
         return [name for name in self.source.schema.names if name in wanted]
 
 
-def build_rows(source: TableSource, *, windows: WindowPolicy, scratch_dir: Path, options: RowOptions) -> RowTable:
+def build_rows(source: object, *, windows: WindowPolicy, scratch_dir: Path, options: RowOptions) -> RowTable:
     """Read, validate, order and number the rows of ``source``; they end up in ``scratch_dir/rows.arrow``.
 
-    Raises SpecError for columns that are missing, clash or hold the wrong type, RowError
+    ``source``: a TableSource, or whatever :func:`open_table` takes. Raises SpecError for columns that are missing, clash or hold the wrong type, RowError
     (unless ``options.skip_bad_rows``) that names the first bad rows by number.
     """
-    ids = id_column(source, options.id_column)
-    place, window = place_columns(source), windows.columns(source.columns)
+    table = open_table(source, id_column=options.id_column)
+    ids = id_column(table, options.id_column)
+    place, window = place_columns(table), windows.columns(table.columns)
     consumed = {*place.names, *filter(None, [ids]), *(window.names if window.kind == "range" else ())}
-    plan = _Reading(source, ids, place, window, carried_schema(source, consumed, options.carry))
+    plan = _Reading(table, ids, place, window, carried_schema(table, consumed, options.carry))
     scratch_dir.mkdir(parents=True, exist_ok=True)
     bad = BadRows(keep_all=options.skip_bad_rows)
     with tempfile.TemporaryDirectory(dir=scratch_dir, prefix="rows-") as folder:
@@ -195,9 +232,9 @@ def build_rows(source: TableSource, *, windows: WindowPolicy, scratch_dir: Path,
         unsorted = ScratchRows(work / "unsorted.arrow")
         dropped = _drop_duplicates(work / "hashes", unsorted, bad)
         if bad.count and not options.skip_bad_rows:
-            raise bad.error(source.name)
+            raise bad.error(table.name)
         if len(unsorted) == len(dropped):
-            raise SpecError(f"{source.name} has no rows" + (" left: all were skipped" if n_read else ""))
+            raise SpecError(f"{table.name} has no rows" + (" left: all were skipped" if n_read else ""))
         order = sorted_positions(work / "keys", unsorted, dropped)
         digest = _write_ordered(unsorted, order, work / "rows.arrow")
         # Renamed, not overwritten: a table built here before may still be mapped.

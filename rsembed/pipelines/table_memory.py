@@ -47,7 +47,7 @@ def frame_source(frame: object) -> TableSource:
         table = pa.Table.from_pandas(plain, preserve_index=False)
     if geometry is None:
         return arrow_source(table, name=name)
-    shapes: NDArray[np.object_] = np.asarray(frame[geometry], dtype=object)  # type: ignore[index]  # duck-typed frame
+    shapes: NDArray[np.object_] = np.array(list(frame[geometry]), dtype=object)  # type: ignore[index]  # duck-typed
     table = table.append_column(geometry, pa.array(shapely.to_wkb(shapes, output_dimension=2), pa.binary()))
     crs = source_crs(name, getattr(frame, "crs", None))
     return arrow_source(table, name=name, geometry=geometry, crs=crs)

@@ -204,7 +204,18 @@ def canonical_bands(collection: str, bands: Sequence[str]) -> tuple[str, ...]:
 
 
 def imagery_attribution(collection: str, years: Sequence[int]) -> str | None:
-    """The sentence that has to go with results made from ``collection``'s imagery of ``years``; None if unknown."""
-    if collection_info(collection).family not in ("sentinel-1", "sentinel-2") or not years:
+    """The sentence that has to go with anything made from ``collection``; None where none is known.
+
+    ``years``: those in which the imagery was taken (none: nothing was used). Copernicus asks for it in its Legal Notice on
+    the use of Sentinel data; Landsat's source is to be named.
+    """
+    if not years:
         return None
-    return f"Contains modified Copernicus Sentinel data {', '.join(str(year) for year in sorted(years))}"
+    family = of_constellation(collection, collection).family
+    *earlier, last = [str(year) for year in sorted(set(years))]
+    when = f"{', '.join(earlier)} and {last}" if earlier else last
+    if family in ("sentinel-1", "sentinel-2"):
+        return f"Contains modified Copernicus Sentinel data {when}"
+    if family == "landsat":
+        return f"Landsat-8/9 imagery of {when} courtesy of the U.S. Geological Survey"
+    return None

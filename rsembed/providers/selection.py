@@ -46,9 +46,7 @@ def select_scenes(found: Sequence[Scene], request: FetchRequest, info: Collectio
     return Selection(tuple(scenes), notes)
 
 
-def _with_bands(
-    scenes: list[Scene], bands: Sequence[str], info: CollectionInfo
-) -> tuple[list[Scene], dict[str, Json]]:
+def _with_bands(scenes: list[Scene], bands: Sequence[str], info: CollectionInfo) -> tuple[list[Scene], dict[str, Json]]:
     wanted = {band: info.canonical(band) for band in bands}
     kept = [s for s in scenes if all(name in s.assets for name in wanted.values())]
     if scenes and not kept:

@@ -17,13 +17,9 @@ import numpy as np
 import pyproj
 from numpy.typing import NDArray
 from pyproj.exceptions import CRSError
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from rasterio.transform import Affine
-from rasterio.warp import reproject
 
 from rsembed.core.errors import ProviderError
-from rsembed.providers.datasets import Lattice, OpenRaster, PixelWindow, provider_error
+from rsembed.providers.datasets import Lattice, OpenRaster, PixelWindow
 from rsembed.providers.units import Conversion
 
 Floats = NDArray[np.float64]
@@ -60,6 +56,65 @@ class AxisWeights:
     stop: int
     index: Ints
     weight: Floats
+
+
+@dataclass(frozen=True)
+class SeparablePlan:
+    """Overlaps of target and source pixels whose edges are parallel: rows and columns apart."""
+
+    rows: AxisWeights
+    cols: AxisWeights
+
+    @property
+    def window(self) -> PixelWindow:
+        """The source pixels that take part."""
+        rows, cols = self.rows, self.cols
+        return PixelWindow(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+
+    def mean(self, values: Floats, valid: Mask) -> tuple[Floats, Mask]:
+        """Weighted mean of the valid ``values`` of the window, and where there is one; (H, W)."""
+        total = self._sum(np.where(valid, values, 0.0))
+        weight = self._sum(valid.astype(np.float64))
+        there = weight > 0
+        return np.where(there, total / np.where(there, weight, 1.0), 0.0), there
+
+    def _sum(self, block: Floats) -> Floats:
+        rows, cols = self.rows, self.cols
+        down = rows.weight[:, 0, None] * block[rows.index[:, 0]]
+        for k in range(1, rows.index.shape[1]):
+            down += rows.weight[:, k, None] * block[rows.index[:, k]]
+        across = cols.weight[None, :, 0] * down[:, cols.index[:, 0]]
+        for k in range(1, cols.index.shape[1]):
+            across += cols.weight[None, :, k] * down[:, cols.index[:, k]]
+        return across
+
+
+@dataclass(frozen=True)
+class BoxPlan:
+    """Target pixels as boxes in source pixels: ``top``, ``bottom``, ``left``, ``right``, each (H, W)."""
+
+    window: PixelWindow
+    top: Floats
+    bottom: Floats
+    left: Floats
+    right: Floats
+
+    def mean(self, values: Floats, valid: Mask) -> tuple[Floats, Mask]:
+        """Weighted mean of the valid ``values`` of the window, and where there is one; (H, W)."""
+        filled, there = np.where(valid, values, 0.0), valid.astype(np.float64)
+        total, weight = np.zeros(self.top.shape), np.zeros(self.top.shape)
+        row0, col0 = np.floor(self.top + EDGE), np.floor(self.left + EDGE)
+        for i in range(math.ceil(float((self.bottom - row0).max()) - EDGE)):
+            tall = np.clip(np.minimum(self.bottom, row0 + i + 1) - np.maximum(self.top, row0 + i), 0, None)
+            rows = np.clip(row0 + i - self.window.row, 0, self.window.height - 1).astype(np.intp)
+            for j in range(math.ceil(float((self.right - col0).max()) - EDGE)):
+                wide = np.clip(np.minimum(self.right, col0 + j + 1) - np.maximum(self.left, col0 + j), 0, None)
+                cols = np.clip(col0 + j - self.window.col, 0, self.window.width - 1).astype(np.intp)
+                share = tall * wide
+                total += share * filled[rows, cols]
+                weight += share * there[rows, cols]
+        known = weight > EDGE
+        return np.where(known, total / np.where(known, weight, 1.0), 0.0), known
 
 
 def method_for(source: Lattice, target: Lattice, resampling: Literal["area", "nearest"]) -> Method:
@@ -101,18 +156,15 @@ def read_average(
     """
     source = raster.lattice
     separable = source.crs == target.crs and source.is_upright and target.is_upright
-    axes = _overlaps(source, target) if separable else None
-    window = _covering(source, target) if axes is None and not separable else _window_of(axes)
-    if window is None:
+    plan = _overlaps(source, target) if separable else _boxes(source, target)
+    if plan is None:
         return None
+    window = plan.window
     values, valid = use.working(raster.read(index, window), averaging=True)
     mask = clear(source.part(window))
     if mask is not None:
-        valid &= mask
-    if axes is not None:
-        mean, valid = _weighted_mean(values, valid, *axes)
-    else:
-        mean, valid = _gdal_average(values, valid, source.part(window), target, raster.href)
+        valid = valid & mask
+    mean, valid = plan.mean(values, valid)
     return np.where(valid, use.finished(mean, valid, averaging=True), 0.0), valid
 
 
@@ -139,9 +191,7 @@ def nearest_plan(source: Lattice, target: Lattice) -> NearestPlan | None:
     used_col = in_col if col.shape != inside.shape else inside
     ri = np.floor(np.where(used_row, row, row[used_row][0]) + EDGE).astype(np.int32)
     ci = np.floor(np.where(used_col, col, col[used_col][0]) + EDGE).astype(np.int32)
-    window = PixelWindow(
-        int(ri.min()), int(ci.min()), int(ri.max() - ri.min()) + 1, int(ci.max() - ci.min()) + 1
-    )
+    window = PixelWindow(int(ri.min()), int(ci.min()), int(ri.max() - ri.min()) + 1, int(ci.max() - ci.min()) + 1)
     whole = (window.height, window.width) == (target.height, target.width)
     one_by_one = bool((np.diff(ri, axis=0) == 1).all() and (np.diff(ci, axis=1) == 1).all())
     is_slice = whole and one_by_one and bool(inside.all())
@@ -182,12 +232,12 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
 
 
 @lru_cache(maxsize=256)
-def _overlaps(source: Lattice, target: Lattice) -> tuple[AxisWeights, AxisWeights] | None:
+def _overlaps(source: Lattice, target: Lattice) -> SeparablePlan | None:
     ta, _, tc, _, te, tf = target.transform
     sa, _, sc, _, se, sf = source.transform
     rows = _axis_overlaps(-tf, -te, target.height, (-sf, -se, source.height))
     cols = _axis_overlaps(tc, ta, target.width, (sc, sa, source.width))
-    return None if rows is None or cols is None else (rows, cols)
+    return None if rows is None or cols is None else SeparablePlan(rows, cols)
 
 
 def _axis_overlaps(first: float, step: float, n: int, source: tuple[float, float, int]) -> AxisWeights | None:
@@ -211,61 +261,24 @@ def _axis_overlaps(first: float, step: float, n: int, source: tuple[float, float
     return AxisWeights(start, stop, np.clip(index - start, 0, stop - start - 1).astype(np.int32), exact)
 
 
-def _window_of(axes: tuple[AxisWeights, AxisWeights] | None) -> PixelWindow | None:
-    if axes is None:
+@lru_cache(maxsize=64)
+def _boxes(source: Lattice, target: Lattice) -> BoxPlan | None:
+    """Where ``target``'s pixels lie in ``source``, from their first and last corners as GDAL takes them."""
+    rows, cols = np.meshgrid(np.arange(target.height + 1.0), np.arange(target.width + 1.0), indexing="ij")
+    row, col = _source_position(source, target, rows.ravel(), cols.ravel())
+    row, col = row.reshape(rows.shape), col.reshape(cols.shape)
+    down = _interval(row[:-1, :-1], row[1:, 1:], source.height)
+    across = _interval(col[:-1, :-1], col[1:, 1:], source.width)
+    meets = (down[1] > down[0]) & (across[1] > across[0])
+    if not meets.any():
         return None
-    rows, cols = axes
-    return PixelWindow(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+    top, bottom = math.floor(down[0][meets].min()), math.ceil(down[1][meets].max())
+    left, right = math.floor(across[0][meets].min()), math.ceil(across[1][meets].max())
+    return BoxPlan(PixelWindow(top, left, bottom - top, right - left), *down, *across)
 
 
-def _weighted_mean(values: Floats, valid: Mask, rows: AxisWeights, cols: AxisWeights) -> tuple[Floats, Mask]:
-    total = _along_axes(np.where(valid, values, 0.0), rows, cols)
-    weight = _along_axes(valid.astype(np.float64), rows, cols)
-    there = weight > 0
-    return np.where(there, total / np.where(there, weight, 1.0), 0.0), there
-
-
-def _along_axes(block: Floats, rows: AxisWeights, cols: AxisWeights) -> Floats:
-    down = rows.weight[:, 0, None] * block[rows.index[:, 0]]
-    for k in range(1, rows.index.shape[1]):
-        down += rows.weight[:, k, None] * block[rows.index[:, k]]
-    across = cols.weight[None, :, 0] * down[:, cols.index[:, 0]]
-    for k in range(1, cols.index.shape[1]):
-        across += cols.weight[None, :, k] * down[:, cols.index[:, k]]
-    return across
-
-
-@lru_cache(maxsize=256)
-def _covering(source: Lattice, target: Lattice) -> PixelWindow | None:
-    rows, cols = np.arange(target.height + 1.0), np.arange(target.width + 1.0)
-    edge_rows = np.concatenate([np.zeros_like(cols), np.full_like(cols, target.height), rows, rows])
-    edge_cols = np.concatenate([cols, cols, np.zeros_like(rows), np.full_like(rows, target.width)])
-    row, col = _source_position(source, target, edge_rows, edge_cols)
-    row, col = row[np.isfinite(row)], col[np.isfinite(col)]
-    if not row.size or not col.size:
-        return None
-    top, bottom = max(0, math.floor(row.min()) - 2), min(source.height, math.ceil(row.max()) + 2)
-    left, right = max(0, math.floor(col.min()) - 2), min(source.width, math.ceil(col.max()) + 2)
-    return PixelWindow(top, left, bottom - top, right - left) if bottom > top and right > left else None
-
-
-def _gdal_average(values: Floats, valid: Mask, source: Lattice, target: Lattice, href: str) -> tuple[Floats, Mask]:
-    mean = np.full((target.height, target.width), np.nan)
-    try:
-        reproject(
-            np.where(valid, values, np.nan),
-            mean,
-            src_transform=Affine(*source.transform),
-            src_crs=source.crs,
-            src_nodata=np.nan,
-            dst_transform=Affine(*target.transform),
-            dst_crs=target.crs,
-            dst_nodata=np.nan,
-            resampling=Resampling.average,
-            # Exact: the usual approximation depends on the grid's extent.
-            tolerance=0,
-        )
-    except RasterioError as exc:
-        raise provider_error(exc, href) from exc
-    there = np.isfinite(mean)
-    return np.where(there, mean, 0.0), there
+def _interval(first: Floats, last: Floats, size: int) -> tuple[Floats, Floats]:
+    # Where the projection has no answer (infinite) there is no overlap: an empty interval.
+    known = np.isfinite(first) & np.isfinite(last)
+    low, high = np.where(known, np.minimum(first, last), 0.0), np.where(known, np.maximum(first, last), 0.0)
+    return np.clip(low, 0, size), np.clip(high, 0, size)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.transform import Affine, from_origin
+from rasterio.transform import Affine
 from rasterio.warp import transform_geom
 
 Floats = NDArray[np.float64]
@@ -239,7 +239,6 @@ def _asset(name: str, pixel_m: int, reading: dict[str, object]) -> dict[str, obj
 
 def _write_tiff(path: Path, values: NDArray[np.generic], place: Place, pixel_m: int) -> None:
     epsg, (left, top), _ = place
-    transform: Affine = from_origin(left, top, pixel_m, pixel_m)
     profile = {
         "driver": "GTiff",
         "count": 1,
@@ -247,7 +246,7 @@ def _write_tiff(path: Path, values: NDArray[np.generic], place: Place, pixel_m: 
         "width": values.shape[1],
         "dtype": values.dtype,
         "crs": f"EPSG:{epsg}",
-        "transform": transform,
+        "transform": Affine(pixel_m, 0, left, 0, -pixel_m, top),
         "nodata": 0,
         "compress": "deflate",
         "zlevel": 1,
@@ -266,7 +265,7 @@ def _outline(place: Place) -> dict[str, list[list[tuple[float, float]]]]:
     right, bottom = left + size * 10, top - size * 10
     ring = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
     found = transform_geom(f"EPSG:{epsg}", "EPSG:4326", {"type": "Polygon", "coordinates": [ring]}, precision=7)
-    return {"type": "Polygon", "coordinates": found["coordinates"]}  # type: ignore[dict-item]  # GeoJSON
+    return {"type": "Polygon", "coordinates": found["coordinates"]}
 
 
 def _write_catalog(root: Path, ids: Sequence[str]) -> Path:

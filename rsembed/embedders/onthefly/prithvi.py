@@ -126,8 +126,7 @@ class Prithvi(TorchEmbedder):
 
     card = CARD
     rename = ((r"^encoder\.", ""),)
-    # The decoder, and the position tables that were stored for four frames: they are fixed codes,
-    # built for the frames at hand.
+    # The decoder, and position tables stored for four frames: fixed codes, built for the frames at hand.
     drop = (r"decoder\..*", r"encoder\.pos_embed")
 
     @property

@@ -59,7 +59,7 @@ def test_resolve_options_when_both_names_of_an_option_are_given_then_error() -> 
 
 
 def test_resolve_options_when_unknown_then_the_nearest_name_is_offered() -> None:
-    with pytest.raises(ModelError, match="did you mean variant.*accepted: variant, max_frames, gain, flip"):
+    with pytest.raises(ModelError, match=r"did you mean variant.*accepted: variant, max_frames, gain, flip"):
         resolve_options(card(), {"variantt": "tiny_v1"})
 
 

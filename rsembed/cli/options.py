@@ -1,0 +1,236 @@
+"""Options that several commands share, and the values of a request made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from rsembed.api import get_provider
+from rsembed.core.card import RECIPES, Recipe
+from rsembed.core.specs import COMPOSITES, BBox, FetchSpec, PointBuffer, SensorSpec, Spatial, TemporalSpec
+from rsembed.pipelines.request import ExportModelRequest
+from rsembed.providers.base import ProviderBase
+from rsembed.providers.factory import BACKENDS, make_provider
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several click decorators as one, in the order in which help shows them."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def take(kind: type[T], given: Mapping[str, Any]) -> T:
+    """The dataclass ``kind`` out of a command's parameters of the same names."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # a dataclass
+
+
+# Where imagery comes from --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageryOptions:
+    """Where pixels come from, as given."""
+
+    backend: str
+    catalog: str | None
+    source: tuple[str, ...]
+    source_collection: str | None
+    source_bands: str | None
+    source_scale: float | None
+    source_offset: float
+    source_unit: str | None
+    source_date: str | None
+
+    def provider(self) -> ProviderBase:
+        """The provider these name; UsageError for options of a source without one."""
+        if not self.source:
+            declared = [name for name in ("collection", "bands", "scale", "unit", "date") if self._declared(name)]
+            if declared:
+                raise click.UsageError(f"--source-{declared[0]} says what --source holds; there is no --source")
+            return get_provider(self.backend, catalog=self.catalog)
+        if self.source_collection is None:
+            raise click.UsageError("--source needs --source-collection: what the files hold is declared, not guessed")
+        return make_provider(
+            self.backend,
+            catalog=self.catalog,
+            source=self.source[0] if len(self.source) == 1 else list(self.source),
+            collection=self.source_collection,
+            bands=names(self.source_bands),
+            scale=self.source_scale,
+            offset=self.source_offset,
+            unit=self.source_unit,
+            datetime=self.source_date,
+        )
+
+    def _declared(self, name: str) -> bool:
+        return getattr(self, f"source_{name}") is not None
+
+
+imagery_options = together(
+    click.option(
+        "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True,
+        help="Where imagery comes from. auto: raster with --source, stac with --catalog, else gee where a project is "
+        "configured, else stac (no credentials).",
+    ),
+    click.option("--catalog", metavar="PATH|URL", help="STAC catalogue or API (backend stac) [default: Earth Search]."),
+    click.option("--source", metavar="PATH", multiple=True, help="Your own GeoTIFFs or a folder of them (backend "
+                 "raster); repeatable. Say what they hold with the --source-* options."),
+    click.option("--source-collection", metavar="NAME", help="Collection of the files, such as "
+                 "COPERNICUS/S2_SR_HARMONIZED."),
+    click.option("--source-bands", metavar="A,B,...", help="Their bands in order [default: their descriptions]."),
+    click.option("--source-scale", type=float, help="Reflectance = stored * scale + offset (0.0001 for DN)."),
+    click.option("--source-offset", type=float, default=0.0, help="See --source-scale [default: 0]."),
+    click.option("--source-unit", type=click.Choice(["dB", "linear"]), help="Unit of radar files."),
+    click.option("--source-date", metavar="DAY", help="Their date [default: the files' own tag]."),
+)  # fmt: skip
+
+
+# What is fetched ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SensorOptions:
+    """What to fetch instead of what the model's card says, as given."""
+
+    collection: str | None
+    bands: str | None
+    scale_m: float | None
+    cloudy_pct: float | None
+    composite: str | None
+
+    def sensor(self, modality: str | None = None) -> SensorSpec | None:
+        """A full sensor when a collection is named; UsageError when its bands are not."""
+        if (self.collection is None) != (self.bands is None):
+            raise click.UsageError("--collection and --bands need each other")
+        if self.collection is None:
+            return None
+        given = {name: value for name, value in self._settings().items() if value is not None}
+        return SensorSpec(self.collection, names(self.bands) or (), modality=modality, **given)
+
+    def fetch(self) -> FetchSpec | None:
+        """Overrides of single settings when no collection is named."""
+        settings = self._settings()
+        if self.collection is not None or all(value is None for value in settings.values()):
+            return None
+        return FetchSpec(**settings)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"scale_m": self.scale_m, "cloudy_pct": self.cloudy_pct, "composite": self.composite}
+
+
+sensor_options = together(
+    click.option("--collection", metavar="NAME", help="Fetch this collection instead of the model's; needs --bands."),
+    click.option("--bands", metavar="A,B,...", help="Bands of --collection, in the model's order."),
+    click.option("--scale-m", type=float, help="Metres a pixel [default: the model's]."),
+    click.option("--cloudy-pct", type=click.FloatRange(0, 100), help="Keep scenes with at most this cloud cover, and "
+                 "never relax it [default: the recipe's rule]."),
+    click.option("--composite", type=click.Choice(COMPOSITES), help="How scenes of a window merge [default: the "
+                 "model's]."),
+)  # fmt: skip
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """``a,b`` as a tuple; None stays None."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+# Where and when -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """One place, as given."""
+
+    lon: float | None
+    lat: float | None
+    bbox: str | None
+    buffer: float | None
+
+    def spatial(self) -> Spatial:
+        """The place; UsageError unless exactly one is given."""
+        point = self.lon is not None or self.lat is not None
+        if point == (self.bbox is not None):
+            raise click.UsageError("give a place: either --lon and --lat, or --bbox")
+        if self.bbox is None:
+            if self.lon is None or self.lat is None:
+                raise click.UsageError("--lon and --lat need each other")
+            return PointBuffer(self.lon, self.lat, self.buffer)
+        if self.buffer is not None:
+            raise click.UsageError("--buffer belongs to a point; a --bbox is its own extent")
+        try:
+            minlon, minlat, maxlon, maxlat = (float(part) for part in self.bbox.split(","))
+        except ValueError as exc:
+            raise click.UsageError(
+                f"--bbox takes four numbers minlon,minlat,maxlon,maxlat in degrees, got {self.bbox!r}"
+            ) from exc
+        return BBox(minlon, minlat, maxlon, maxlat)
+
+
+place_options = together(
+    click.option("--lon", type=float, help="Longitude of the place, degrees."),
+    click.option("--lat", type=float, help="Latitude of the place, degrees."),
+    click.option("--bbox", metavar="MINLON,MINLAT,MAXLON,MAXLAT", help="A box instead, degrees (--bbox=-1,2,3,4 where "
+                 "the first number is negative)."),
+    click.option("--buffer", type=float, metavar="METRES", help="Half a side of the square around the point "
+                 "[default: the model's own footprint]."),
+)  # fmt: skip
+
+
+def temporal_of(year: int | None, start: str | None, end: str | None) -> TemporalSpec | None:
+    """The one window that these say; None for none."""
+    if (start is None) != (end is None):
+        raise click.UsageError("--start and --end need each other")
+    if year is not None and start is not None:
+        raise click.UsageError("give --year or --start and --end, not both")
+    if year is not None:
+        return TemporalSpec.year(year)
+    return None if start is None or end is None else TemporalSpec.range(start, end)
+
+
+window_options = together(
+    click.option("--year", type=int, help="A calendar year [default: the last complete one]."),
+    click.option("--start", metavar="DAY", help="First day, such as 2022-06-01."),
+    click.option("--end", metavar="DAY", help="Day after the last one."),
+)
+
+
+# The model ------------------------------------------------------------------------------------
+
+recipe_options = together(
+    click.option("--recipe", type=click.Choice(RECIPES), default="authors", show_default=True,
+                 help="authors: what the model's authors do; rs-embed: what the reference system does."),
+    click.option("--context", type=click.Choice(["native", "none"]), help="For regions smaller than the model's input: "
+                 "fetch what lies around (native), or resize up (none) [default: the recipe's]."),
+    click.option("--modality", help="Which of the model's inputs to use, such as s1 [default: its first]."),
+)  # fmt: skip
+
+
+def as_recipe(text: str) -> Recipe:
+    """A choice that click has checked."""
+    return cast("Recipe", text)
+
+
+def model_request(text: str, sensor: SensorOptions, modality: str | None) -> ExportModelRequest:
+    """``NAME[:option=value,...][@LABEL]`` with the sensor and modality of the whole command."""
+    parsed = ExportModelRequest.parse(text)
+    chosen = parsed.modality or modality
+    return ExportModelRequest(
+        parsed.name, sensor.sensor(chosen), sensor.fetch(), chosen, parsed.model_config, parsed.label
+    )
+
+
+def out_path(text: str | None) -> Path | None:
+    """A path given as text, with ``~``."""
+    return None if text is None else Path(text).expanduser()

@@ -1,0 +1,131 @@
+"""Progress that a person can watch: bars on a terminal or in a notebook, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from rsembed.pipelines.progress import ProgressListener, SilentProgress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm as Bar  # noqa: N812 - the class behind every front end
+
+
+def progress_for(show: bool = True) -> ProgressListener:
+    """The listener that suits where we run: bars for a terminal or a notebook, else lines; silent unless ``show``."""
+    if not show:
+        return SilentProgress()
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return BarProgress()
+    return LineProgress()
+
+
+class BarProgress:
+    """A :class:`ProgressListener` with one tqdm bar per stage; stages without work get none."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, Bar[None]] = {}
+        self._lock = threading.Lock()
+
+    def start(self, totals: Mapping[str, int]) -> None:
+        """See :class:`ProgressListener`."""
+        from tqdm.auto import tqdm
+
+        with self._lock:
+            for stage, total in totals.items():
+                if total:
+                    position = len(self._bars)
+                    self._bars[stage] = tqdm(desc=stage, total=total, unit=" rows", position=position, smoothing=0.1)
+
+    def advance(self, stage: str, rows: int) -> None:
+        """See :class:`ProgressListener`."""
+        with self._lock:
+            if stage in self._bars:
+                self._bars[stage].update(rows)
+
+    def note(self, message: str) -> None:
+        """See :class:`ProgressListener`."""
+        from tqdm.auto import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+
+    def finish(self) -> None:
+        """See :class:`ProgressListener`."""
+        with self._lock:
+            for bar in self._bars.values():
+                bar.close()
+            self._bars.clear()
+
+
+@dataclass
+class _Stage:
+    total: int
+    done: int = 0
+    said_at: float = 0.0
+    said_done: int = 0
+
+
+class LineProgress:
+    """A :class:`ProgressListener` for logs: at most one line a stage in ``every_s`` seconds, and one at its end."""
+
+    def __init__(
+        self, stream: TextIO | None = None, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._every_s = every_s
+        self._clock = clock
+        self._began = clock()
+        self._stages: dict[str, _Stage] = {}
+        self._lock = threading.Lock()
+
+    def start(self, totals: Mapping[str, int]) -> None:
+        """See :class:`ProgressListener`."""
+        with self._lock:
+            self._began = self._clock()
+            self._stages = {stage: _Stage(total, said_at=self._began) for stage, total in totals.items() if total}
+
+    def advance(self, stage: str, rows: int) -> None:
+        """See :class:`ProgressListener`."""
+        with self._lock:
+            known = self._stages.get(stage)
+            if known is None:
+                return
+            known.done += rows
+            now = self._clock()
+            if known.done >= known.total or now - known.said_at >= self._every_s:
+                self._say(stage, known, now)
+
+    def note(self, message: str) -> None:
+        """See :class:`ProgressListener`."""
+        print(message, file=self._stream or sys.stderr, flush=True)  # noqa: T201 - a listener that was asked for
+
+    def finish(self) -> None:
+        """See :class:`ProgressListener`."""
+        with self._lock:
+            for stage, known in self._stages.items():
+                if known.done != known.said_done:
+                    self._say(stage, known, self._clock())
+            self._stages.clear()
+
+    def _say(self, stage: str, known: _Stage, now: float) -> None:
+        rate = known.done / max(now - self._began, 1e-3)
+        left = max(0, known.total - known.done)
+        text = f"{stage}: {known.done}/{known.total} rows ({known.done / known.total:.0%}), {rate:.1f} rows/s"
+        if left and rate > 0:
+            text += f", {duration(left / rate)} left"
+        known.said_at, known.said_done = now, known.done
+        self.note(text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``42 s``, ``3:05 min`` or ``2:00 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
