@@ -21,7 +21,7 @@ from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec,
 from rsembed.embedders.describe import describe_card
 from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.exporter import ExportSummary
-from rsembed.pipelines.plan import ModelPlan, plan_model, plan_run
+from rsembed.pipelines.plan import ModelPlan, plan_model, plan_run, with_weights
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
 from rsembed.pipelines.row_windows import WindowPolicy
@@ -138,7 +138,7 @@ def get_embeddings_batch(
     )
     settings = Settings.from_environment()
     if input_chws is not None:
-        planned = plan_model(request.models[0], request, settings)
+        planned = with_weights(plan_model(request.models[0], request, settings), settings)
         windows = [window] * len(spatials)
         answers = embed_arrays(planned, input_chws, spatials, windows, threads=threads)
         origin: dict[str, object] = {"backend": "array"}

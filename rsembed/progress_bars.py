@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rsembed.pipelines.progress import ProgressListener, SilentProgress
 
 if TYPE_CHECKING:
-    from tqdm import tqdm as Bar  # noqa: N812 - the class behind every front end
+    from tqdm.auto import tqdm as Bar
 
 
 def progress_for(show: bool = True) -> ProgressListener:
@@ -28,7 +28,7 @@ class BarProgress:
     """A :class:`ProgressListener` with one tqdm bar per stage; stages without work get none."""
 
     def __init__(self) -> None:
-        self._bars: dict[str, Bar[None]] = {}
+        self._bars: dict[str, Bar[Any]] = {}
         self._lock = threading.Lock()
 
     def start(self, totals: Mapping[str, int]) -> None:
@@ -101,7 +101,7 @@ class LineProgress:
 
     def note(self, message: str) -> None:
         """See :class:`ProgressListener`."""
-        print(message, file=self._stream or sys.stderr, flush=True)  # noqa: T201 - a listener that was asked for
+        print(message, file=self._stream or sys.stderr, flush=True)
 
     def finish(self) -> None:
         """See :class:`ProgressListener`."""

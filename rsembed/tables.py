@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,7 +82,7 @@ def embed(
     if year is not None and temporal is not None:
         raise SpecError("give year or temporal, not both")
     if not len(frame):
-        return _with_answers(frame, {}, {})
+        return cast("T", _with_answers(frame, {}, {}))
     window = TemporalSpec.year(year) if year is not None else temporal
     config = ExportConfig(
         batch_size=batch_size,
@@ -114,9 +114,9 @@ def embed(
         return _with_answers(frame, *_answers(summary))
 
     if out is not None:
-        return run(frame, Path(out), pad=True)
+        return cast("T", run(frame, Path(out), pad=True))
     with tempfile.TemporaryDirectory(prefix="rsembed-embed-") as scratch:
-        return run(_places_only(frame), Path(scratch) / "run", pad=False)
+        return cast("T", run(_places_only(frame), Path(scratch) / "run", pad=False))
 
 
 def _frame(table: object) -> Any:

@@ -102,7 +102,7 @@ run_options = together(
 @sensor_options
 @run_options
 @click.pass_context
-def export(ctx: click.Context, **given: Any) -> None:
+def export(ctx: click.Context, /, **given: Any) -> None:
     """Embed the places in TABLE (Parquet, CSV, GeoJSON, GeoPackage) into a folder of GeoParquet datasets.
 
     TABLE has a geometry, or columns lon and lat (degrees); optionally id, and start and end, date or year. Every
@@ -165,8 +165,9 @@ def _windows(years: tuple[int, ...], start: str | None, end: str | None, around:
         raise click.UsageError("give --year or --start and --end, not both")
     if around is not None and (years or start is not None or end is not None):
         raise click.UsageError("--around takes each row's own date; drop --year, --start and --end")
-    spans = [TemporalSpec.year(year) for year in years] or [temporal_of(None, start, end)]
-    windows = tuple(span.window for span in spans if span is not None)
+    span = temporal_of(None, start, end)
+    spans = [TemporalSpec.year(year) for year in years] if span is None else [span]
+    windows = tuple(each.window for each in spans)
     return WindowPolicy(default=windows, around_days=None if around is None else parse_days(around))
 
 
@@ -178,7 +179,8 @@ def _dry_run(call: ExportCall) -> None:
         check_places(plan, table)
         estimate = estimate_run(plan, table)
     if call.as_json:
-        about = {"plan": plan.describe(), "estimate": _estimate_json(estimate), "weights": weights_states(plan, settings)}
+        weights = weights_states(plan, settings)
+        about = {"plan": plan.describe(), "estimate": _estimate_json(estimate), "weights": weights}
         click.echo(json.dumps(about, indent=1, sort_keys=True))
         return
     for line in dry_run_lines(plan, estimate, settings):

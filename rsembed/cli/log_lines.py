@@ -13,7 +13,7 @@ class ContextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%H:%M:%S")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """The line of ``record`` with its ``extra`` fields."""
         extra = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
         return f"{super().formatMessage(record)} {extra}".rstrip()

@@ -39,7 +39,7 @@ class CommandFailedError(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.__dict__["exit_code"] = exit_code  # click reads it from the instance, declared on the class
 
     def show(self, file: Any = None) -> None:  # click's own signature
         """Print the line on stderr."""
@@ -122,14 +122,20 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def _stop(_number: int, _frame: object) -> NoReturn:
     """SIGTERM does what Ctrl-C does: what is done stays, the same command goes on."""
     raise KeyboardInterrupt
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
+    del filename, lineno, file, line  # warnings passes them; a user is helped by the message alone
     if issubclass(category, (UserWarning, RuntimeWarning)):
         click.echo(f"warning: {message}", err=True)
     else:

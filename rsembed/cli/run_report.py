@@ -99,16 +99,15 @@ def weights_states(plan: RunPlan, settings: Settings) -> dict[str, str]:
             about = f", about {size(file.size_bytes)}" if file is not None and file.size_bytes else ""
             states[model.label] = f"not on this machine{about}; a run fetches them first"
         else:
-            states[model.label] = "none needed" if found is None else f"there ({found.origin}, sha256 {found.sha256[:12]})"
+            there = "none needed" if found is None else f"there ({found.origin}, sha256 {found.sha256[:12]})"
+            states[model.label] = there
     return states
 
 
 def summary_lines(summary: ExportSummary) -> list[str]:
     """How the run ended and where things are."""
-    lines = [
-        f"done in {duration(summary.seconds)}: {count(summary.n_rows, 'row')}, "
-        f"{count(len(summary.counts), 'model')}, {count(summary.requests, 'provider request')}"
-    ]
+    work = f"{count(summary.n_rows, 'row')}, {count(len(summary.counts), 'model')}"
+    lines = [f"done in {duration(summary.seconds)}: {work}, {count(summary.requests, 'remote request')}"]
     for label, counts in summary.counts.items():
         lines.append(f"  {label}: " + ", ".join(f"{counts.get(s.value, 0):,} {s.value}" for s in RowStatus))
     if summary.resumed_rows:
@@ -128,7 +127,7 @@ def summary_lines(summary: ExportSummary) -> list[str]:
 
 def open_lines(folder: Path) -> list[str]:
     """Commands that open one model's dataset."""
-    query = f"select id, status from '{folder}/*.parquet'"
+    query = f"select id, status from '{folder}/*.parquet'"  # noqa: S608 - printed, for the user to run
     return [f"open:  duckdb -c {_quoted(query)}", f"       {show_command(folder)}"]
 
 

@@ -8,6 +8,7 @@
     ├── ModelError           unknown model or option, wrong shape      (permanent)
     │   ├── UnknownModelError
     │   └── WeightsError     file missing, truncated or half-matching  (permanent)
+    │       └── WeightsUnreachableError  their server did not answer   (transient)
     ├── ExportError          the output folder cannot take this run    (permanent)
     └── ProviderError        imagery could not be had                  (permanent)
         ├── AuthError        no or expired credentials                 (pause the provider)
@@ -58,6 +59,13 @@ class WeightsError(ModelError):
     """A weights file is missing, truncated, altered or does not match the network."""
 
     error_class = "weights"
+
+
+class WeightsUnreachableError(WeightsError):
+    """The service that holds the file did not answer; the same call may succeed later."""
+
+    error_class = "transient"
+    transient = True
 
 
 class ExportError(RSEmbedError):

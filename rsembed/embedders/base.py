@@ -22,10 +22,11 @@ from rsembed.core.fetching import CloudPolicy, FetchRecipe
 from rsembed.core.patch import Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, Window
+from rsembed.embedders.roi import crop_grid
 from rsembed.tools.tiling import Box, Context, Footprint
 
 if TYPE_CHECKING:
-    from rsembed.embedders.weights import WeightsHandle
+    from rsembed.embedders.weights import WeightsHandle, WeightsPin
 
 Precision = Literal["fp32", "bf16", "tf32"]
 Floats = NDArray[np.float32]
@@ -190,8 +191,11 @@ class EmbedderBase(ABC):
 
     # The network ---------------------------------------------------------------------------------
 
-    def resolve(self, settings: Settings) -> WeightsHandle | None:
-        """The weights file this model would load, found and hashed; None for a model without weights."""
+    def resolve(self, settings: Settings, pin: WeightsPin | None = None) -> WeightsHandle | None:
+        """The weights file this model would load, found and hashed; None for a model without weights.
+
+        ``pin`` (from a run's ``weights.lock``) must be obeyed. Raises WeightsError.
+        """
         return None
 
     def resolve_device(self, device: str) -> str:
@@ -217,14 +221,14 @@ class EmbedderBase(ABC):
     def combine(self, parts: Sequence[Floats], prepared: Sequence[Prepared]) -> Floats:
         """The row's answer from its tiles' answers: every ground cell counted once."""
         if len(parts) == 1:
-            return parts[0]
+            return crop_grid(parts[0], prepared[0].roi) if self.config.output.mode == "grid" else parts[0]
         if self.config.output.mode == "grid":
             raise ModelError(
                 f"a grid over {len(parts)} tiles is not offered yet; use input_prep='resize' or a region of at most "
                 f"{self.contract.extent_m:g} m a side"
             )
         if self.config.output.pooling == "max":
-            return np.max(np.stack(parts), axis=0)
+            return np.asarray(np.max(np.stack(parts), axis=0), dtype=np.float32)
         areas = np.array([p.area_px for p in prepared], dtype=np.float64)
         mean = np.average(np.stack(parts).astype(np.float64), axis=0, weights=areas)
         return np.asarray(mean, dtype=np.float32)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from rsembed.core.card import ModelCard, WeightsFile
-from rsembed.core.errors import WeightsError
+from rsembed.core.errors import WeightsError, WeightsUnreachableError
 from rsembed.core.settings import Settings
 from rsembed.embedders.checksums import checksum
 
@@ -26,13 +26,6 @@ logger = logging.getLogger(__name__)
 Origin = Literal["folder", "hub_cache", "hub", "url_cache", "url"]
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60.0
-
-
-class WeightsUnreachableError(WeightsError):
-    """The service that holds the file did not answer; the same call may succeed later."""
-
-    error_class = "transient"
-    transient = True
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, sharing_report
+from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, request_key, sharing_report
 from rsembed.pipelines.prefetch import FetchUnit
 from rsembed.pipelines.rows import RowShard, RowTable
 from rsembed.tools.tiling import Footprint
@@ -106,7 +106,7 @@ def estimate_run(plan: RunPlan, table: RowTable, *, distinct_up_to: int = DISTIN
     for block in range(-(-table.n_rows // BLOCK_ROWS)):
         shard = table.slice(block * BLOCK_ROWS, min(table.n_rows, (block + 1) * BLOCK_ROWS))
         for group in plan.groups:
-            _count(plan, group, shard, groups[group.index], models)
+            _count(plan, group, (block, shard), groups[group.index], models)
     group_estimates = tuple(_group_estimate(g, groups[g.index], table.n_rows) for g in plan.groups)
     model_estimates = tuple(_model_estimate(m, models[m.label], plan, table.n_rows) for m in plan.models)
     requests = sum(group.requests for group in group_estimates)
@@ -122,9 +122,10 @@ def estimate_run(plan: RunPlan, table: RowTable, *, distinct_up_to: int = DISTIN
 
 
 def _count(
-    plan: RunPlan, group: FetchGroup, shard: RowShard, tally: _GroupTally, models: dict[str, _ModelTally]
+    plan: RunPlan, group: FetchGroup, numbered: tuple[int, RowShard], tally: _GroupTally, models: dict[str, _ModelTally]
 ) -> None:
-    """Add the rows of ``shard`` to the tallies."""
+    """Add the rows of a block to the tallies."""
+    index, shard = numbered
     fetch_h, fetch_w = np.zeros(len(shard), np.int64), np.zeros(len(shard), np.int64)
     for model in group.models:
         height, width = group.asked_pixels(shard, model, plan.config.buffer_m)
@@ -142,8 +143,9 @@ def _count(
     tally.pixels += int((frames * fetch_h * fetch_w).sum()) * len(group.bands)
     if tally.keys is not None:
         everything = {model.label: tuple(range(len(shard))) for model in group.models}
-        unit = FetchUnit(group, shard, everything, plan.group_digest(group), plan.config.buffer_m)
-        tally.keys.update(unit.key(slot) for slot in unit.slots)
+        digest = plan.group_digest(group)
+        unit = FetchUnit(group, index, shard, everything, digest, plan.config.buffer_m)
+        tally.keys.update(request_key(digest, unit.request(slot)) for slot in unit.slots)
 
 
 def _count_model(model: ModelPlan, found: Footprint, rows: int, tally: _ModelTally) -> None:

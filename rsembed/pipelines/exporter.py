@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import FileCheckpoint, PartRecord
@@ -34,7 +36,7 @@ from rsembed.pipelines.run_state import RunShape, RunState
 from rsembed.pipelines.shard_table import failure_records, merge, model_schema, shard_table, status_counts
 from rsembed.providers.base import ProviderBase
 from rsembed.version import __version__
-from rsembed.writers.atomic import atomic_path, sha256_file
+from rsembed.writers.atomic import atomic_path, sha256_file, write_json
 from rsembed.writers.dataset import write_tables
 
 logger = logging.getLogger(__name__)
@@ -118,6 +120,7 @@ class BatchExporter:
         name = fingerprint(description, self._table.digest)
         with self._folder.lock():
             self._folder.claim(name, description)
+            self._lock_weights()
             checkpoint = FileCheckpoint(self._folder.journal)
             try:
                 state = RunState(self._folder.root, self._shape, checkpoint)
@@ -132,6 +135,11 @@ class BatchExporter:
                 checkpoint.close()
                 self._progress.finish()
         return self._summary(state, name, resumed, time.monotonic() - began)
+
+    def _lock_weights(self) -> None:
+        pins = {m.label: m.weights.to_json() for m in self._plan.models if m.weights is not None}
+        if pins and not self._folder.weights_lock.exists():
+            write_json(self._folder.weights_lock, pins, self._folder.tmp)
 
     def stop(self) -> None:
         """Stop between two batches, as Ctrl-C does."""
@@ -230,6 +238,8 @@ class BatchExporter:
             self._progress.advance("embed", len(outcome.slots))
         if not self._plan.config.keep_inputs:
             fetched.pack.path.unlink(missing_ok=True)
+        # Arrow's allocator keeps what it once had; a long run would look as if it grew.
+        pa.default_memory_pool().release_unused()
 
     def _write_shard(
         self, state: RunState, name: str, unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, requests: int

@@ -222,7 +222,7 @@ def _frame_to_json(frame: Frame) -> list[Any]:
 
 def _frame_from_json(value: list[Any]) -> Frame:
     n_images, scenes, *ordinals = value
-    start, end, *days = (None if n is None else dt.date.fromordinal(n) for n in ordinals)
+    start, end, day, first, last = (None if n is None else dt.date.fromordinal(n) for n in ordinals)
     if start is None or end is None:
         raise SpecError("a stored frame has no window")
-    return Frame(Window(start, end), n_images, *days, scene_ids=tuple(scenes))
+    return Frame(Window(start, end), n_images, day, first, last, tuple(scenes))

@@ -18,10 +18,10 @@ from rsembed.core.errors import ProviderError, SpecError
 from rsembed.core.patch import Patch
 from rsembed.core.specs import InputPrepSpec, SensorSpec, Spatial, Window
 from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, View
-from rsembed.pipelines.inference import RowFailure, RowInput, unit_source
+from rsembed.pipelines.inference import RowInput, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan
-from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
+from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager, RowFailure
 from rsembed.pipelines.request import ExportConfig
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.row_windows import WindowPolicy
@@ -97,8 +97,8 @@ def _frame(patch: Patch, t: int) -> FrameReport:
     for c, band in enumerate(patch.bands):
         values, valid = patch.values_tchw[t, c], patch.valid_tchw[t, c]
         seen = values[valid].astype(np.float64)
-        numbers = (float(seen.min()), float(seen.max()), float(seen.mean())) if seen.size else (None, None, None)
-        bands.append(BandReport(band, *numbers, valid_fraction=float(valid.mean())))
+        low, high, mean = (seen.min(), seen.max(), seen.mean()) if seen.size else (None, None, None)
+        bands.append(BandReport(band, _number(low), _number(high), _number(mean), float(valid.mean())))
     return FrameReport(
         start=frame.window.start,
         end=frame.window.end,
@@ -109,6 +109,10 @@ def _frame(patch: Patch, t: int) -> FrameReport:
         scene_ids=frame.scene_ids,
         bands=tuple(bands),
     )
+
+
+def _number(value: np.float64 | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _warnings(patch: Patch, frames: tuple[FrameReport, ...]) -> list[str]:
@@ -144,7 +148,7 @@ def fetch_row(plan: RunPlan, spatial: Spatial, window: Window, provider: Provide
         check_places(plan, table)
         shard = table.shard(0, 1)
         buffer_m = getattr(spatial, "buffer_m", None)
-        unit = FetchUnit(group, shard, {model.label: (0,)}, plan.group_digest(group), buffer_m)
+        unit = FetchUnit(group, 0, shard, {model.label: (0,)}, plan.group_digest(group), buffer_m)
         for fetched in prefetch.run(iter([(unit, InputPack(Path(scratch) / "unit.pack"))]), shard_size=1):
             found = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))(0)
             prefetch.release(fetched)

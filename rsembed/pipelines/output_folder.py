@@ -34,6 +34,11 @@ class OutputFolder:
         return self.root / "_run.json"
 
     @property
+    def weights_lock(self) -> Path:
+        """Exactly which weights the run uses, by label."""
+        return self.root / "weights.lock"
+
+    @property
     def journal(self) -> Path:
         """The checkpoint's journal."""
         return self.root / "_state" / "journal.jsonl"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -24,7 +24,7 @@ from rsembed.core.specs import Window
 from rsembed.embedders.base import EmbedderBase
 from rsembed.embedders.options import make_config
 from rsembed.embedders.registry import REGISTRY
-from rsembed.embedders.weights import WeightsHandle
+from rsembed.embedders.weights import WeightsHandle, WeightsLock
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows import RowShard
 from rsembed.providers.base import ProviderBase
@@ -166,11 +166,8 @@ class RunPlan:
         return digest({"provider": self.provider, "recipe": to_json(group.recipe), "bands": list(group.bands)})
 
 
-def plan_model(request: ExportModelRequest, run: RunRequest, settings: Settings, *, offline_weights: bool = False) -> ModelPlan:
-    """One model, resolved: configuration, bands, device, batch size, weights.
-
-    ``offline_weights``: do not look for weights (a dry run). Raises ModelError.
-    """
+def plan_model(request: ExportModelRequest, run: RunRequest, settings: Settings) -> ModelPlan:
+    """One model, resolved but for its weights: configuration, bands, device, batch size. Raises ModelError."""
     config = run.config
     cls = REGISTRY.get(request.name)
     embedder: EmbedderBase = cls(
@@ -198,8 +195,14 @@ def plan_model(request: ExportModelRequest, run: RunRequest, settings: Settings,
         bands=canonical_bands(recipe.collection, embedder.contract.bands),
         batch_size=batch,
         device=device,
-        weights=None if offline_weights else embedder.resolve(settings),
+        weights=None,
     )
+
+
+def with_weights(model: ModelPlan, settings: Settings, pins: WeightsLock | None = None) -> ModelPlan:
+    """``model`` with its weights found (or fetched) and hashed; ``pins``: this run's lock, by label."""
+    pin = (pins or {}).get(model.label)
+    return replace(model, weights=model.embedder.resolve(settings, pin))
 
 
 def _check_licence(embedder: EmbedderBase, settings: Settings) -> None:
@@ -211,9 +214,20 @@ def _check_licence(embedder: EmbedderBase, settings: Settings) -> None:
         )
 
 
-def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings, *, offline_weights: bool = False) -> RunPlan:
-    """Resolve ``run`` against ``provider``. Raises ModelError, SpecError or ProviderError before any work."""
-    models = tuple(plan_model(request, run, settings, offline_weights=offline_weights) for request in run.models)
+def plan_run(
+    run: RunRequest,
+    provider: ProviderBase,
+    settings: Settings,
+    *,
+    pins: WeightsLock | None = None,
+    offline_weights: bool = False,
+) -> RunPlan:
+    """Resolve ``run`` against ``provider``. Raises ModelError, SpecError or ProviderError before any work.
+
+    ``pins``: the weights that an earlier part of this run used. ``offline_weights``: do not look
+    for weights at all (a dry run).
+    """
+    models = tuple(plan_model(request, run, settings) for request in run.models)
     labels = [model.label for model in models]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -221,14 +235,18 @@ def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings, *, off
             f"label {twice[0]!r} stands for {labels.count(twice[0])} models; give each its own, "
             "written MODEL:option=value@LABEL"
         )
-    by_recipe: dict[FetchRecipe, list[ModelPlan]] = {}
+    bands_of: dict[FetchRecipe, tuple[str, ...]] = {}
     for model in models:
-        by_recipe.setdefault(model.recipe, []).append(model)
-    groups = []
-    for index, (recipe, members) in enumerate(by_recipe.items()):
-        bands = tuple(sorted({band for model in members for band in model.bands}))
+        bands_of[model.recipe] = tuple(sorted({*bands_of.get(model.recipe, ()), *model.bands}))
+    for recipe, bands in bands_of.items():
         provider.check(recipe, bands)
-        groups.append(FetchGroup(index, recipe, bands, tuple(members)))
+    # Last, because a checkpoint may have to be fetched for it.
+    if not offline_weights:
+        models = tuple(with_weights(model, settings, pins) for model in models)
+    groups = [
+        FetchGroup(index, recipe, bands, tuple(model for model in models if model.recipe == recipe))
+        for index, (recipe, bands) in enumerate(bands_of.items())
+    ]
     return RunPlan(models, tuple(groups), run.config, to_json(dict(provider.describe())))
 
 

@@ -121,8 +121,6 @@ class ExportConfig:
             raise SpecError(f"buffer_m must be a positive number of metres, got {self.buffer_m}")
         if self.dtype not in ("float32", "float16"):
             raise SpecError(f"dtype must be float32 or float16, got {self.dtype!r}")
-        if isinstance(self.input_prep, str):
-            object.__setattr__(self, "input_prep", InputPrepSpec(self.input_prep))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def read_ids(column: pa.Array, *, problems: Problems) -> pa.Array:
         values = column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
             odd = ~np.isnan(values) & ~((values == np.floor(values)) & (np.abs(values) < 2**53))
-        problems.add(odd, lambda i: f"the id must be text or a whole number, got {values[i]!r}")
+        problems.add(odd, lambda i: f"the id must be text or a whole number, got {float(values[i])!r}")
         whole = np.where(odd | np.isnan(values), 0, values).astype(np.int64)
         ids = pa.array(whole, mask=odd | np.isnan(values))
     elif not (_types.is_integer(kind) or _types.is_null(kind) or canonical_type("id", kind) == pa.string()):

@@ -169,9 +169,11 @@ def _plain_points(wkb: pa.Array) -> tuple[NDArray[np.bool_], Floats]:
     data = np.frombuffer(wkb.buffers()[2] or b"", np.uint8)
     plain = (np.diff(offsets) == _POINT_BYTES) & ~np.asarray(wkb.is_null())
     rows = data[offsets[:-1][plain][:, None] + np.arange(_POINT_BYTES)]
-    is_point = (rows[:, : len(_POINT_HEAD)] == _POINT_HEAD).all(axis=1)
+    xy = np.ascontiguousarray(rows[:, len(_POINT_HEAD) :]).view("<f8").reshape(-1, 2)
+    # An empty point is written as NaN, NaN: shapely tells it from a broken one.
+    is_point = (rows[:, : len(_POINT_HEAD)] == _POINT_HEAD).all(axis=1) & ~np.isnan(xy).all(axis=1)
     plain[plain] = is_point
-    return plain, np.ascontiguousarray(rows[is_point, len(_POINT_HEAD) :]).view("<f8").reshape(-1, 2)
+    return plain, xy[is_point]
 
 
 def _to_degrees(crs: pyproj.CRS | None) -> Callable[[Floats], Floats]:
@@ -203,7 +205,8 @@ def _read_with_shapely(
     found[~shapely.is_missing(found)] = shapely.transform(found[~shapely.is_missing(found)], _to_degrees(crs))
     types = shapely.get_type_id(found)
     bounds = shapely.bounds(found)
-    is_point, is_box = types == shapely.GeometryType.POINT, _axis_aligned(found, types, bounds)
+    is_point = (types == shapely.GeometryType.POINT) & ~shapely.is_empty(found)
+    is_box = _axis_aligned(found, types, bounds)
     hint = " after reprojection to EPSG:4326" if crs is not None else ""
     flat = (types == shapely.GeometryType.POLYGON) & ~((bounds[:, 0] < bounds[:, 2]) & (bounds[:, 1] < bounds[:, 3]))
     add(flat, lambda i: "the polygon has no area")

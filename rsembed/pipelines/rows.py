@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +13,17 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from rsembed.core.errors import SpecError
-from rsembed.core.specs import BBox, PointBuffer, Window
 from rsembed.pipelines.row_columns import carried_schema, id_column, read_carried, read_ids
 from rsembed.pipelines.row_digest import RowsDigest
 from rsembed.pipelines.row_order import ScratchRows, find_duplicates, identity_hashes, sorted_positions
-from rsembed.pipelines.row_places import BOX, PlaceColumns, Places, place_columns, places_wkb, read_places
+from rsembed.pipelines.row_places import PlaceColumns, place_columns, read_places
 from rsembed.pipelines.row_problems import BadRows, Problems
+from rsembed.pipelines.row_shard import RowShard
 from rsembed.pipelines.row_windows import WindowColumns, WindowPolicy, read_windows
 from rsembed.pipelines.table_sources import open_table
 from rsembed.pipelines.tables import BATCH_ROWS, TableSource
 from rsembed.tools.hilbert import hilbert_keys
 
-Dates = NDArray[np.datetime64]
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BOX_COLUMNS = ("minlon", "minlat", "maxlon", "maxlat")
@@ -52,74 +48,6 @@ class RowOptions:
     def __post_init__(self) -> None:
         if self.carry is not None:
             object.__setattr__(self, "carry", tuple(self.carry))
-
-
-@dataclass(frozen=True)
-class RowShard:
-    """Consecutive rows as columns, N of them.
-
-    ``seq``, ``row`` (input row, 0-based): int64. ``start``, ``end``: datetime64[D], half-open.
-    ``kind``: int8, 0 point, 1 box. ``lon``, ``lat``: centre, degrees. ``boxes``: (N, 4) minlon,
-    minlat, maxlon, maxlat in degrees, NaN for points. ``ids``: pa.string. ``carried``: the
-    user's columns. ``index``: number among the run's shards (0 for a free slice).
-    """
-
-    seq: Ints
-    row: Ints
-    start: Dates
-    end: Dates
-    kind: NDArray[np.int8]
-    lon: Floats
-    lat: Floats
-    boxes: Floats
-    ids: pa.Array
-    carried: pa.RecordBatch
-    index: int = 0
-
-    def __len__(self) -> int:
-        return len(self.seq)
-
-    @property
-    def minlon(self) -> Floats:
-        """West edges of the boxes, degrees."""
-        return self.boxes[:, 0]
-
-    @property
-    def minlat(self) -> Floats:
-        """South edges of the boxes, degrees."""
-        return self.boxes[:, 1]
-
-    @property
-    def maxlon(self) -> Floats:
-        """East edges of the boxes, degrees."""
-        return self.boxes[:, 2]
-
-    @property
-    def maxlat(self) -> Floats:
-        """North edges of the boxes, degrees."""
-        return self.boxes[:, 3]
-
-    @property
-    def geometry(self) -> pa.Array:
-        """Places as given, WKB (pa.binary), OGC:CRS84; made from the coordinates."""
-        return places_wkb(Places(self.kind, self.lon, self.lat, self.boxes))
-
-    def spatial(self, i: int, buffer_m: float | None) -> PointBuffer | BBox:
-        """The place of the ``i``-th row; ``buffer_m`` metres around it if it is a point."""
-        if self.kind[i] == BOX:
-            return BBox(*self.boxes[i].tolist())
-        return PointBuffer(float(self.lon[i]), float(self.lat[i]), buffer_m)
-
-    def window(self, i: int) -> Window:
-        """The window of the ``i``-th row."""
-        return self._windows[i]
-
-    @cached_property
-    def _windows(self) -> list[Window]:
-        # Many rows share few windows, and rows ask for theirs more than once.
-        made: dict[tuple[dt.date, dt.date], Window] = {}
-        bounds = zip(self.start.tolist(), self.end.tolist(), strict=True)
-        return [made.get(pair) or made.setdefault(pair, Window(*pair)) for pair in bounds]
 
 
 @dataclass(frozen=True)
@@ -216,8 +144,9 @@ class _Reading:
 def build_rows(source: object, *, windows: WindowPolicy, scratch_dir: Path, options: RowOptions) -> RowTable:
     """Read, validate, order and number the rows of ``source``; they end up in ``scratch_dir/rows.arrow``.
 
-    ``source``: a TableSource, or whatever :func:`open_table` takes. Raises SpecError for columns that are missing, clash or hold the wrong type, RowError
-    (unless ``options.skip_bad_rows``) that names the first bad rows by number.
+    ``source``: a TableSource, or whatever :func:`open_table` takes. Raises SpecError for
+    columns that are missing, clash or hold the wrong type, RowError (unless
+    ``options.skip_bad_rows``) that names the first bad rows by number.
     """
     table = open_table(source, id_column=options.id_column)
     ids = id_column(table, options.id_column)
@@ -315,3 +244,6 @@ def _write_ordered(rows: ScratchRows, order: Ints, path: Path) -> str:
 def _gathered(rows: ScratchRows, order: Ints) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(order), BATCH_ROWS):
         yield rows.gather(order[start : start + BATCH_ROWS])
+
+
+__all__ = ["RowOptions", "RowShard", "RowTable", "build_rows"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.errors import ModelError, RowError
+from rsembed.core.errors import ExportError, ModelError, RowError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import MAX_LATITUDE, MIN_LATITUDE, Spatial, Window
+from rsembed.embedders.weights import WeightsPin
 from rsembed.pipelines.arrays import array_inputs
 from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
+from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, plan_run
 from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
@@ -48,7 +51,7 @@ def check_places(plan: RunPlan, table: RowTable) -> None:
         shard = table.shard(index, 65536)
         beyond = np.flatnonzero((shard.lat > MAX_LATITUDE) | (shard.lat < MIN_LATITUDE))
         total += len(beyond)
-        bad += [f"row {shard.row[i]} (id {shard.id[int(i)]}, latitude {shard.lat[i]:g})" for i in beyond[:10]]
+        bad += [f"row {shard.row[i]} (id {shard.ids[int(i)]}, latitude {shard.lat[i]:g})" for i in beyond[:10]]
     if total:
         raise RowError(
             f"{total} rows lie beyond {MAX_LATITUDE:g} N / {-MIN_LATITUDE:g} S, where UTM grids end: "
@@ -70,13 +73,24 @@ def export(
     pad: bool = True,
 ) -> ExportSummary:
     """Run ``request`` over the table ``source`` into ``target``; everything is checked before any work starts."""
-    plan = plan_run(request, provider, settings)
+    plan = plan_run(request, provider, settings, pins=read_lock(OutputFolder(target.out)))
     with scratch_rows(source, windows, target.out, row_options) as table:
         check_places(plan, table)
         exporter = BatchExporter(
             plan, table, provider=provider, out=target.out, npz=target.npz, progress=progress, pad=pad
         )
         return exporter.run()
+
+
+def read_lock(folder: OutputFolder) -> dict[str, WeightsPin]:
+    """The weights that an earlier part of this run used, by label; empty for a new run."""
+    if not folder.weights_lock.exists():
+        return {}
+    try:
+        entries = json.loads(folder.weights_lock.read_text(encoding="utf-8"))
+        return {label: WeightsPin.from_json(entry) for label, entry in entries.items()}
+    except (ValueError, AttributeError) as exc:
+        raise ExportError(f"{folder.weights_lock} is damaged ({exc}); remove it to lock the weights anew") from exc
 
 
 @contextlib.contextmanager

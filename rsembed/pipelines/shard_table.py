@@ -47,7 +47,7 @@ def shard_table(unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, schema
     bbox = np.stack([shard.lon, shard.lat, shard.lon, shard.lat], axis=1)
     bbox[box] = shard.boxes[box]
     columns = PartColumns(
-        ids=shard.id,
+        ids=shard.ids,
         row=shard.row,
         seq=shard.seq,
         start=shard.start,
@@ -101,7 +101,7 @@ def failure_records(shard: RowShard, outcome: ShardOutcome) -> tuple[FailureReco
         FailureRecord(
             row=int(shard.row[slot]),
             seq=int(shard.seq[slot]),
-            id=ids[slot],
+            id=ids[slot].as_py(),
             stage=record.failure.stage,
             error_class=record.failure.error_class,
             message=record.failure.message,

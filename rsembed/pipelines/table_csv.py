@@ -17,7 +17,7 @@ _BLOCK_BYTES = 8 << 20
 # The order in which pyarrow itself tries types on one block; a later block that does not
 # fit moves its column on, and the file is read again.
 _LADDER = (pa.null(), pa.int64(), pa.float64(), pa.bool_(), pa.date32(), pa.timestamp("us"), pa.string())
-_MISFIT = re.compile(r"In CSV column #(\d+): CSV conversion error to")
+_MISFIT = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to")
 
 
 def csv_source(path: Path, *, id_column: str | None = None) -> TableSource:

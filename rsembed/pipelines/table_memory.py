@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 import shapely
-from numpy.typing import NDArray
 
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import BBox, PointBuffer
@@ -47,7 +46,8 @@ def frame_source(frame: object) -> TableSource:
         table = pa.Table.from_pandas(plain, preserve_index=False)
     if geometry is None:
         return arrow_source(table, name=name)
-    shapes: NDArray[np.object_] = np.array(list(frame[geometry]), dtype=object)  # type: ignore[index]  # duck-typed
+    shapes = np.empty(table.num_rows, dtype=object)
+    shapes[:] = list(frame[geometry])  # type: ignore[index]  # duck-typed frame
     table = table.append_column(geometry, pa.array(shapely.to_wkb(shapes, output_dimension=2), pa.binary()))
     crs = source_crs(name, getattr(frame, "crs", None))
     return arrow_source(table, name=name, geometry=geometry, crs=crs)

@@ -55,8 +55,8 @@ def read_json(href: str) -> Mapping[str, Any]:
 
 def http_error(code: int | None, what: str, exc: BaseException) -> ProviderError:
     """The error of our own tree for an HTTP answer ``code`` (None: no answer at all) from a catalogue."""
-    if code == 429 or (code == 403 and "Forbidden" in str(exc)):
-        # Earth Search answers a plain "Forbidden" where it throttles (Element84/earth-search issue 19).
+    if code == 429 or (code == 403 and '"Forbidden"' in str(exc)):
+        # Earth Search answers {"message":"Forbidden"} where it throttles (Element84/earth-search issue 19).
         return QuotaError(f"{what}: the catalogue asks to slow down ({exc})")
     if code in (401, 403):
         return AuthError(f"{what}: the catalogue wants credentials ({exc})")
@@ -142,6 +142,7 @@ class ApiCatalog:
         self._lock = threading.Lock()
         self._searches: OrderedDict[tuple[Any, ...], SceneIndex] = OrderedDict()
         self._running: dict[tuple[Any, ...], threading.Lock] = {}
+        self._constellations: dict[str, str | None] = {}
         try:
             self._client = Client.open(url, timeout=TIMEOUT_S)
         except APIError as exc:
@@ -176,12 +177,16 @@ class ApiCatalog:
         """The constellation in the summaries of ``collection``; None where it states none."""
         if collection not in self.collections:
             return None
+        if collection in self._constellations:
+            return self._constellations[collection]
         try:
             found = self._client.get_collection(collection)
         except APIError as exc:
             raise http_error(exc.status_code, self._url, exc) from exc
         summaries = found.to_dict().get("summaries") or {} if found is not None else {}
-        return next(iter(summaries.get("constellation") or summaries.get("platform") or ()), None)
+        stated = next(iter(summaries.get("constellation") or summaries.get("platform") or ()), None)
+        self._constellations[collection] = stated
+        return stated
 
     def _tile(
         self, ids: tuple[str, ...], tile: tuple[float, float], span: Window, counter: RequestCounter

@@ -206,8 +206,8 @@ def canonical_bands(collection: str, bands: Sequence[str]) -> tuple[str, ...]:
 def imagery_attribution(collection: str, years: Sequence[int]) -> str | None:
     """The sentence that has to go with anything made from ``collection``; None where none is known.
 
-    ``years``: those in which the imagery was taken (none: nothing was used). Copernicus asks for it in its Legal Notice on
-    the use of Sentinel data; Landsat's source is to be named.
+    ``years``: those in which the imagery was taken (none: nothing was used). Copernicus asks for it in
+    its Legal Notice on the use of Sentinel data; Landsat's source is to be named.
     """
     if not years:
         return None

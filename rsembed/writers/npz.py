@@ -58,4 +58,5 @@ def write_npz(parts: Sequence[Path], final: Path, tmp_dir: Path) -> None:
 
 def _column(part: Path, name: str) -> NDArray[Any]:
     column = pq.read_table(part, columns=[name]).column(0).to_numpy(zero_copy_only=False)
-    return column.astype(str) if column.dtype == object else column
+    plain: NDArray[Any] = column.astype(str) if column.dtype == object else column
+    return plain

@@ -64,9 +64,9 @@ def on_grid(path: Path, values: Floats | None, grid: Grid, how: Resampling) -> F
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", count=1, dtype="float64", nodata=np.nan, **profile) as target:
             target.write(values, 1)
-        # tolerance=0: GDAL otherwise approximates the projection to an eighth of a pixel.
+        # A tiny tolerance: GDAL otherwise approximates the projection to an eighth of a pixel.
         place = {"transform": rasterio.Affine(*grid.transform), "height": grid.height, "width": grid.width}
-        options = {"crs": f"EPSG:{grid.epsg}", "resampling": how, "tolerance": 0, "dtype": "float64"}
+        options = {"crs": f"EPSG:{grid.epsg}", "resampling": how, "tolerance": 1e-6}
         with memory.open() as source, WarpedVRT(source, **options, **place) as warped:
             return np.asarray(warped.read(1), float)
 

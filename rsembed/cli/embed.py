@@ -1,0 +1,125 @@
+"""``rsembed embed``: the embedding of one place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from rsembed.api import get_embedding
+from rsembed.cli.options import (
+    ImageryOptions,
+    PlaceOptions,
+    SensorOptions,
+    as_recipe,
+    imagery_options,
+    model_request,
+    place_options,
+    recipe_options,
+    sensor_options,
+    take,
+    temporal_of,
+    window_options,
+)
+from rsembed.core.embedding import Embedding
+from rsembed.core.errors import SpecError
+from rsembed.core.specs import OutputSpec
+
+EPILOG = """\b
+Examples:
+  rsembed embed MODEL --lon 2.1 --lat 42.3 --year 2022
+  rsembed embed MODEL:variant=large --bbox 2.1,42.3,2.2,42.4 --output grid --out grid.npz
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", metavar="MODEL[:OPTION=VALUE,...]")
+@place_options
+@window_options
+@imagery_options
+@recipe_options
+@sensor_options
+@click.option("--output", type=click.Choice(["pooled", "grid"]), default="pooled", show_default=True,
+              help="One vector, or a map of vectors.")  # fmt: skip
+@click.option("--pooling", type=click.Choice(["mean", "max"]), default="mean", show_default=True)
+@click.option("--input-prep", type=click.Choice(["tile", "resize", "auto"]), default="tile", show_default=True,
+              help="For regions larger than the model's input.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--out", type=click.Path(path_type=Path), help="Save to a file: .npy, .npz (with meta) or .json.")
+@click.option("--json", "as_json", is_flag=True, help="Print vector and meta as JSON.")
+def embed(model: str, **given: Any) -> None:
+    """Embed one place with MODEL; prints its shape, first numbers, status and dates."""
+    out: Path | None = given["out"]
+    if out is not None and out.suffix.lower() not in _WRITERS:
+        raise click.UsageError(f"--out ends in {', '.join(_WRITERS)}, got {out.name!r}")
+    request = model_request(model, take(SensorOptions, given), given["modality"])
+    options: dict[str, Any] = dict(request.model_config)
+    found = get_embedding(
+        request.name,
+        spatial=take(PlaceOptions, given).spatial(),
+        temporal=temporal_of(given["year"], given["start"], given["end"]),
+        sensor=request.sensor,
+        fetch=request.fetch,
+        modality=request.modality,
+        output=OutputSpec.grid(pooling=given["pooling"]) if given["output"] == "grid" else OutputSpec(
+            "pooled", given["pooling"]),
+        backend=take(ImageryOptions, given).provider(),
+        recipe=as_recipe(given["recipe"]),
+        context=given["context"],
+        input_prep=given["input_prep"],
+        device=given["device"],
+        **options,
+    )  # fmt: skip
+    if out is not None:
+        _WRITERS[out.suffix.lower()](out, found)
+    if given["as_json"]:
+        click.echo(json.dumps(_as_json(found)))
+        return
+    for line in embedding_lines(found):
+        click.echo(line)
+    if out is not None:
+        click.echo(f"saved     {out}")
+
+
+def embedding_lines(found: Embedding) -> list[str]:
+    """An embedding in a few lines."""
+    meta, data = found.meta, found.data
+    numbers = ", ".join(f"{value:.5g}" for value in data.reshape(-1)[:6])
+    dates = [day or "none" for day in meta.get("frame_dates", [])]
+    window = meta["temporal"]
+    lines = [
+        f"model     {meta['model']}, recipe {meta['recipe']}, on {meta['device']}",
+        f"shape     {' x '.join(map(str, data.shape))}, float32",
+        f"numbers   {numbers}, ...",
+        f"status    {meta['status']}",
+        f"imagery   {meta.get('backend')}, {meta['n_images']} images, window {window['start']}..{window['end']}",
+    ]
+    if dates:
+        lines.append(f"frames    {', '.join(dates)}")
+    if meta.get("valid_fraction") is not None:
+        lines.append(f"valid     {meta['valid_fraction']:.0%} of the pixels asked for")
+    return lines
+
+
+def _as_json(found: Embedding) -> dict[str, Any]:
+    return {"shape": list(found.data.shape), "data": found.data.tolist(), "meta": dict(found.meta)}
+
+
+def _save_npy(path: Path, found: Embedding) -> None:
+    np.save(path, found.data, allow_pickle=False)
+
+
+def _save_npz(path: Path, found: Embedding) -> None:
+    np.savez_compressed(path, embedding=found.data, meta=np.array(json.dumps(dict(found.meta))))
+
+
+def _save_json(path: Path, found: Embedding) -> None:
+    if not np.isfinite(found.data).all():
+        raise SpecError("the embedding holds NaN, which JSON cannot; save it as .npy or .npz")
+    path.write_text(json.dumps(_as_json(found)), encoding="utf-8")
+
+
+_WRITERS = {".npy": _save_npy, ".npz": _save_npz, ".json": _save_json}

@@ -1,0 +1,107 @@
+"""``rsembed inspect``: the pixels that a model or a sensor would get."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsembed.cli.models import columns
+from rsembed.cli.options import (
+    ImageryOptions,
+    PlaceOptions,
+    SensorOptions,
+    as_recipe,
+    imagery_options,
+    model_request,
+    place_options,
+    recipe_options,
+    sensor_options,
+    take,
+    temporal_of,
+    window_options,
+)
+from rsembed.inspection import inspect_model_input, inspect_provider_patch
+
+EPILOG = """\b
+Examples:
+  rsembed inspect MODEL --lon 2.1 --lat 42.3 --year 2022 --save look
+  rsembed inspect --collection COPERNICUS/S2_SR_HARMONIZED --bands B4,B3,B2 --lon 2.1 --lat 42.3 --buffer 640
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", metavar="[MODEL[:OPTION=VALUE,...]]", required=False)
+@place_options
+@window_options
+@imagery_options
+@recipe_options
+@sensor_options
+@click.option("--save", "save_dir", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write patch.npz and quicklook.png there.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(model: str | None, **given: Any) -> None:
+    """Fetch one place as a run with MODEL would and tell about its bands, dates and scenes; no weights are loaded.
+
+    Without MODEL, name --collection and --bands.
+    """
+    sensor = take(SensorOptions, given)
+    where: dict[str, Any] = {
+        "spatial": take(PlaceOptions, given).spatial(),
+        "temporal": temporal_of(given["year"], given["start"], given["end"]),
+        "recipe": as_recipe(given["recipe"]),
+        "save_dir": given["save_dir"],
+    }
+    if model is None:
+        spec = sensor.sensor()
+        if spec is None:
+            raise click.UsageError("name a MODEL, or --collection and --bands")
+        if given["modality"] is not None or given["context"] is not None:
+            raise click.UsageError("--modality and --context belong to a MODEL")
+        found = inspect_provider_patch(sensor=spec, backend=take(ImageryOptions, given).provider(), **where)
+    else:
+        request = model_request(model, sensor, given["modality"])
+        options: dict[str, Any] = dict(request.model_config)
+        found = inspect_model_input(
+            request.name,
+            sensor=request.sensor,
+            fetch=request.fetch,
+            modality=request.modality,
+            context=given["context"],
+            backend=take(ImageryOptions, given).provider(),
+            **where,
+            **options,
+        )
+    if given["as_json"]:
+        click.echo(json.dumps(found, indent=1, sort_keys=True))
+        return
+    for line in inspection_lines(found):
+        click.echo(line)
+
+
+def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
+    """An inspection in readable lines."""
+    report, window = found["report"], found["temporal"]
+    if "model" in found:
+        yield f"model     {found['model']}, native {found['native_px']} px, {found['forwards']} forward pass(es)"
+    yield f"imagery   {found['backend']}, {report['collection']}, window {window['start']}..{window['end']}"
+    a, _, x, _, _, y = report["transform"]
+    yield f"grid      {report['height']} x {report['width']} px of {a:g} m, EPSG:{report['epsg']}, top left {x:g} {y:g}"
+    yield f"valid     {report['valid_fraction']:.1%} of the pixels in every band, {report['n_images']} images"
+    for number, frame in enumerate(report["frames"]):
+        dates = f"{frame['first_date']}..{frame['last_date']}, dated {frame['date']}" if frame["n_images"] else "empty"
+        yield f"\nframe {number}   {frame['start']}..{frame['end']}: {frame['n_images']} images, {dates}"
+        if frame["scene_ids"]:
+            yield f"          {', '.join(frame['scene_ids'])}"
+        rows = [("band", "min", "max", "mean", "valid")]
+        for band in frame["bands"]:
+            numbers = ["-" if band[k] is None else f"{band[k]:.6g}" for k in ("minimum", "maximum", "mean")]
+            rows.append((band["band"], *numbers, f"{band['valid_fraction']:.1%}"))
+        yield from (f"  {line}" for line in columns(rows))
+    for text in found["warnings"]:
+        yield f"warning   {text}"
+    for path in found["artifacts"]:
+        yield f"saved     {path}"
