@@ -17,11 +17,21 @@ from rsembed.core.embedding import Embedding, RowStatus
 from rsembed.core.errors import ModelError, ProviderError, RSEmbedError, SpecError
 from rsembed.core.serialization import to_json
 from rsembed.core.settings import Settings
-from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, Spatial, TemporalSpec, Window
+from rsembed.core.specs import (
+    BBox,
+    FetchSpec,
+    InputPrepSpec,
+    OutputSpec,
+    PointBuffer,
+    SensorSpec,
+    Spatial,
+    TemporalSpec,
+    Window,
+)  # fmt: skip
 from rsembed.embedders.describe import describe_card
 from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.exporter import ExportSummary
-from rsembed.pipelines.plan import ModelPlan, plan_model, plan_run, with_weights
+from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
 from rsembed.pipelines.row_windows import WindowPolicy
@@ -49,7 +59,7 @@ def describe_model(model: str) -> dict[str, Any]:
 
 def reset_runtime() -> dict[str, int]:
     """Forget loaded networks, imported models and open providers; returns how many of each."""
-    from rsembed.embedders import torch_runtime  # noqa: PLC0415 - torch-free until a network was loaded
+    from rsembed.embedders import torch_runtime
 
     closed = len(_PROVIDERS)
     for provider in _PROVIDERS.values():
@@ -121,6 +131,8 @@ def get_embeddings_batch(
     Raises ModelError or SpecError for a wrong request, ProviderError when imagery cannot be had.
     """
     spatials = _checked_spatials(spatials)
+    if on_error not in ("raise", "nan"):
+        raise ModelError(f"on_error must be 'raise' or 'nan', got {on_error!r}")
     window, defaulted = _window(temporal)
     request = RunRequest(
         models=(ExportModelRequest(model, sensor, fetch, modality, options),),
@@ -144,7 +156,7 @@ def get_embeddings_batch(
         origin: dict[str, object] = {"backend": "array"}
     else:
         provider = get_provider(backend, catalog=catalog, source=source)
-        plan = plan_run(request, provider, settings)
+        plan = lock_weights(plan_run(request, provider, settings), settings)
         planned = plan.models[0]
         answers = embed_places(plan, spatials, window, provider)
         origin = {"backend": provider.name, "provider": plan.provider}
@@ -156,7 +168,7 @@ def _checked_spatials(spatials: Sequence[Spatial]) -> list[Spatial]:
     if isinstance(spatials, (str, bytes)) or not isinstance(spatials, Sequence) or not spatials:
         raise ModelError(f"spatials must be a non-empty list of PointBuffer or BBox, got {spatials!r}")
     for spatial in spatials:
-        if not hasattr(spatial, "validate"):
+        if not isinstance(spatial, (PointBuffer, BBox)):
             raise ModelError(f"a spatial must be a PointBuffer or a BBox, got {spatial!r}")
     return list(spatials)
 

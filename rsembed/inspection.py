@@ -85,7 +85,7 @@ def inspect_model_input(
     window = _window(temporal)
     asked = ExportModelRequest(model, sensor, fetch, modality, options)
     request = RunRequest((asked,), config=ExportConfig(recipe=recipe, context=context))
-    plan = plan_run(request, provider, Settings.from_environment(), offline_weights=True)
+    plan = plan_run(request, provider, Settings.from_environment())
     planned = plan.models[0]
     row = fetch_row(plan, spatial, window, provider)
     footprint = row.footprint

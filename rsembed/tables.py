@@ -150,7 +150,7 @@ def _model_request(
 
 
 def _places_only(frame: Any) -> Any:
-    """The columns that say where and when: rows then go by number, so ids need not be unique."""
+    """The columns that say where and when, with row numbers as ids: the user's own need not be unique."""
     names = [name for name in frame.columns if isinstance(name, str)]
     geometry = getattr(frame, "active_geometry_name", None) or find_column(names, GEOMETRY_NAMES)
     if geometry is not None:
@@ -158,8 +158,9 @@ def _places_only(frame: Any) -> Any:
     else:
         place = [name for name in (find_column(names, LON_NAMES), find_column(names, LAT_NAMES)) if name]
     when = [name for name in (find_column(names, (each,)) for each in _WINDOW_NAMES) if name]
-    # Without a place the whole table goes on, to the error that says what is looked for.
-    return frame[[*place, *when]] if geometry is not None or len(place) == 2 else frame
+    if geometry is None and len(place) != 2:
+        return frame  # on to the error that says what is looked for
+    return frame[[*place, *when]].assign(id=np.arange(len(frame)))
 
 
 def _answers(summary: ExportSummary) -> tuple[dict[int, Any], dict[int, str]]:

@@ -27,12 +27,12 @@ from rsembed.core.errors import ExportError
 from rsembed.core.serialization import to_json
 from rsembed.core.settings import Settings
 from rsembed.core.specs import InputPrepSpec, OutputSpec, TemporalSpec
+from rsembed.pipelines import runner
 from rsembed.pipelines.estimate import RunEstimate, estimate_run
-from rsembed.pipelines.exporter import BatchExporter
 from rsembed.pipelines.plan import RunPlan, plan_run
-from rsembed.pipelines.request import ExportConfig, RunRequest
+from rsembed.pipelines.request import ExportConfig, ExportTarget, RunRequest
 from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions
+from rsembed.pipelines.rows import RowOptions, RowTable
 from rsembed.pipelines.runner import check_places, scratch_rows
 from rsembed.pipelines.table_sources import open_table
 from rsembed.tools.temporal import parse_days
@@ -173,7 +173,7 @@ def _windows(years: tuple[int, ...], start: str | None, end: str | None, around:
 
 def _dry_run(call: ExportCall) -> None:
     settings = Settings.from_environment()
-    plan = plan_run(call.request, call.imagery.provider(), settings, offline_weights=True)
+    plan = plan_run(call.request, call.imagery.provider(), settings)
     source = open_table(call.table, layer=call.layer, id_column=call.rows.id_column)
     with scratch_rows(source, call.windows, None, call.rows) as table:
         check_places(plan, table)
@@ -197,16 +197,18 @@ def _run(call: ExportCall) -> int:
     """Plan, tell, run, tell; returns the exit code."""
     if call.out.exists() and not call.out.is_dir():
         raise ExportError(f"{call.out} is a file; name a folder")
-    settings = Settings.from_environment()
-    provider = call.imagery.provider()
-    source = open_table(call.table, layer=call.layer, id_column=call.rows.id_column)
-    plan = plan_run(call.request, provider, settings)
-    with scratch_rows(source, call.windows, call.out, call.rows) as table:
-        check_places(plan, table)
-        if not (call.quiet or call.as_json):
-            _tell_plan(plan, estimate_run(plan, table, distinct_up_to=0))
-        progress = command_progress(quiet=call.quiet or call.as_json)
-        summary = BatchExporter(plan, table, provider=provider, out=call.out, npz=call.npz, progress=progress).run()
+    silent = call.quiet or call.as_json
+    summary = runner.export(
+        call.request,
+        open_table(call.table, layer=call.layer, id_column=call.rows.id_column),
+        windows=call.windows,
+        provider=call.imagery.provider(),
+        target=ExportTarget(call.out, call.npz),
+        settings=Settings.from_environment(),
+        row_options=call.rows,
+        progress=command_progress(quiet=silent),
+        on_planned=(lambda plan, table: None) if silent else _tell_plan,
+    )
     if call.as_json:
         click.echo(json.dumps(summary_json(summary), indent=1, sort_keys=True))
     elif not call.quiet or summary.n_failed:
@@ -215,6 +217,6 @@ def _run(call: ExportCall) -> int:
     return summary.exit_code
 
 
-def _tell_plan(plan: RunPlan, estimate: RunEstimate) -> None:
-    for line in plan_lines(plan, estimate):
+def _tell_plan(plan: RunPlan, table: RowTable) -> None:
+    for line in plan_lines(plan, estimate_run(plan, table, distinct_up_to=0)):
         click.echo(line, err=line.startswith("warning"))

@@ -89,7 +89,8 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"model     {found['model']}, native {found['native_px']} px, {found['forwards']} forward pass(es)"
     yield f"imagery   {found['backend']}, {report['collection']}, window {window['start']}..{window['end']}"
     a, _, x, _, _, y = report["transform"]
-    yield f"grid      {report['height']} x {report['width']} px of {a:g} m, EPSG:{report['epsg']}, top left {x:g} {y:g}"
+    corner = f"EPSG:{report['epsg']}, top left {x:.10g} {y:.10g}"
+    yield f"grid      {report['height']} x {report['width']} px of {a:g} m, {corner}"
     yield f"valid     {report['valid_fraction']:.1%} of the pixels in every band, {report['n_images']} images"
     for number, frame in enumerate(report["frames"]):
         dates = f"{frame['first_date']}..{frame['last_date']}, dated {frame['date']}" if frame["n_images"] else "empty"

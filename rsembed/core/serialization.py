@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
@@ -22,7 +23,7 @@ def to_json(value: object) -> Json:
     if value is None or isinstance(value, (bool, int, str)):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise SpecError(f"{value} cannot be written as JSON")
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, (dt.date, dt.datetime)):
@@ -30,10 +31,16 @@ def to_json(value: object) -> Json:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {_key(key): to_json(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return [to_json(item) for item in value]
     raise SpecError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, (str, int)):
+        raise SpecError(f"a key must be text or a whole number to be written as JSON, got {type(key).__name__}")
+    return str(to_json(key))
 
 
 def canonical(value: object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 from rsembed.core.errors import SpecError
@@ -18,14 +19,19 @@ MIN_LATITUDE = -80.0
 
 
 def _require_wgs84(crs: str) -> None:
-    if crs.upper() != EPSG_4326:
+    if str(crs).upper() != EPSG_4326:
         raise SpecError(f"crs must be {EPSG_4326}, got {crs!r}; reproject the coordinates first")
 
 
+def _is_finite(value: object) -> bool:
+    """Whether ``value`` is a number, and neither NaN nor infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _require_lonlat(lon: float, lat: float) -> None:
-    if not (math.isfinite(lon) and -180.0 <= lon <= 180.0):
+    if not (_is_finite(lon) and -180.0 <= lon <= 180.0):
         raise SpecError(f"longitude must lie in -180..180 degrees, got {lon!r}")
-    if not (math.isfinite(lat) and -90.0 <= lat <= 90.0):
+    if not (_is_finite(lat) and -90.0 <= lat <= 90.0):
         raise SpecError(f"latitude must lie in -90..90 degrees, got {lat!r}")
 
 
@@ -45,7 +51,7 @@ class PointBuffer:
     def __post_init__(self) -> None:
         _require_wgs84(self.crs)
         _require_lonlat(self.lon, self.lat)
-        if self.buffer_m is not None and not (math.isfinite(self.buffer_m) and self.buffer_m > 0):
+        if self.buffer_m is not None and not (_is_finite(self.buffer_m) and self.buffer_m > 0):
             raise SpecError(f"buffer_m must be a positive number of metres, got {self.buffer_m!r}")
 
     def validate(self) -> None:
@@ -166,12 +172,12 @@ class TemporalSpec:
 
 
 def _require_scale(scale_m: float) -> None:
-    if not (math.isfinite(scale_m) and scale_m > 0):
+    if not (_is_finite(scale_m) and scale_m > 0):
         raise SpecError(f"scale_m must be a positive number of metres, got {scale_m!r}")
 
 
 def _require_cloudy(cloudy_pct: float | None) -> None:
-    if cloudy_pct is not None and not 0 <= cloudy_pct <= 100:
+    if cloudy_pct is not None and not (_is_finite(cloudy_pct) and 0 <= cloudy_pct <= 100):
         raise SpecError(f"cloudy_pct must lie in 0..100 per cent or be None, got {cloudy_pct!r}")
 
 

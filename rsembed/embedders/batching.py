@@ -111,8 +111,12 @@ def _run_batch(embedder: EmbedderBase, load: SlotLoader, slots: range, results: 
             for slot, value in _forward(embedder, members, slots.start, length, results).items():
                 parts[slot].append(value)
     for slot, tiles in inputs.items():
-        if slot not in results.errors:
+        if slot in results.errors:
+            continue
+        try:
             results.values[slot] = embedder.combine(parts[slot], tiles)
+        except Exception as exc:  # noqa: BLE001 - a row ends here as well
+            results.errors[slot] = exc
 
 
 def _forward(
@@ -131,7 +135,7 @@ def _forward(
     try:
         results.forwards += 1
         out = embedder.embed_batch(arrays, roi)
-    except Exception as exc:  # noqa: BLE001 - a batch ends here; the guilty row is found and recorded
+    except Exception as exc:  # a batch ends here; the guilty row is found and recorded
         if _is_out_of_memory(exc):
             if results.batch_size > 1:
                 raise _BatchTooLargeError from exc

@@ -67,7 +67,10 @@ class TorchEmbedder(EmbedderBase):
 
     @abstractmethod
     def forward(self, net: nn.Module, tensors: Mapping[str, Tensor]) -> Tokens:
-        """One forward pass over tensors with a batch axis, named as :meth:`prepare` named them."""
+        """One forward pass over tensors with a batch axis, named as :meth:`prepare` named them.
+
+        ``tensors["roi"]`` is the region of each input, float32 (B, 4), for a network that pools by itself.
+        """
 
     def weights_file(self) -> WeightsFile | None:
         """The checkpoint in use; override where an option chooses it."""

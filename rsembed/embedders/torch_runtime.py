@@ -130,7 +130,7 @@ def run_batch(
     """
     try:
         with arithmetic(device, precision):
-            tokens = forward(to_device(arrays, device))
+            tokens = forward(to_device({**arrays, "roi": roi}, device))
         with torch.inference_mode():
             out = reduce_tokens(tokens, torch.from_numpy(roi).to(device), output, use_vector=use_vector)
             result: Floats = out.to("cpu", torch.float32).contiguous().numpy()
@@ -141,7 +141,7 @@ def run_batch(
 
 def reduce_tokens(tokens: Tokens, roi: Tensor, output: OutputSpec, *, use_vector: bool) -> Tensor:
     """The answer that ``output`` asks for out of a network's tokens."""
-    if output.mode == "pooled" and use_vector:
+    if output.mode == "pooled" and (use_vector or tokens.patches_bthwd is None):
         if tokens.vector is None:
             raise ModelError("this network gives no image vector of its own")
         return tokens.vector

@@ -129,13 +129,11 @@ def _count(
     fetch_h, fetch_w = np.zeros(len(shard), np.int64), np.zeros(len(shard), np.int64)
     for model in group.models:
         height, width = group.asked_pixels(shard, model, plan.config.buffer_m)
-        sizes, member, counts = np.unique(
-            np.stack([height, width], axis=1), axis=0, return_inverse=True, return_counts=True
-        )
-        prints = [model.footprint(int(h), int(w)) for h, w in sizes]
-        fetch_h = np.maximum(fetch_h, np.array([p.fetch_height for p in prints])[member.reshape(-1)])
-        fetch_w = np.maximum(fetch_w, np.array([p.fetch_width for p in prints])[member.reshape(-1)])
-        for found, rows in zip(prints, counts.tolist(), strict=True):
+        first, member = _distinct_pairs(height, width)
+        prints = [model.footprint(int(height[i]), int(width[i])) for i in first]
+        fetch_h = np.maximum(fetch_h, np.array([p.fetch_height for p in prints])[member])
+        fetch_w = np.maximum(fetch_w, np.array([p.fetch_width for p in prints])[member])
+        for found, rows in zip(prints, np.bincount(member).tolist(), strict=True):
             _count_model(model, found, rows, models[model.label])
     frames = _frames(group, shard)
     tally.frames = max(tally.frames, int(frames.max()))
@@ -168,10 +166,19 @@ def effective_gsd_m(model: ModelPlan, footprint: Footprint) -> float:
 
 def _frames(group: FetchGroup, shard: RowShard) -> Ints:
     """Frames of each row's fetch, shape (N,)."""
-    days = np.stack([shard.start.astype("datetime64[D]"), shard.end.astype("datetime64[D]")], axis=1).astype(np.int64)
-    _, first, member = np.unique(days, axis=0, return_index=True, return_inverse=True)
+    start, end = (day.astype("datetime64[D]").astype(np.int64) for day in (shard.start, shard.end))
+    first, member = _distinct_pairs(start, end)
     counts = np.array([len(group.bins(shard.window(int(i)))) for i in first], dtype=np.int64)
-    return np.asarray(counts[member.reshape(-1)], dtype=np.int64)
+    return np.asarray(counts[member], dtype=np.int64)
+
+
+def _distinct_pairs(a: Ints, b: Ints) -> tuple[Ints, Ints]:
+    """``(first, member)``: where each distinct pair (a, b) comes first, and which of them each row has."""
+    if (a == a[0]).all() and (b == b[0]).all():
+        return np.zeros(1, np.int64), np.zeros(len(a), np.int64)
+    # Both fit 32 bits: pixels, and days since 1970.
+    _, first, member = np.unique((a << 32) + b, return_index=True, return_inverse=True)
+    return np.asarray(first, np.int64), np.asarray(member.reshape(-1), np.int64)
 
 
 def _group_estimate(group: FetchGroup, tally: _GroupTally, rows: int) -> GroupEstimate:

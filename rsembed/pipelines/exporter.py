@@ -112,29 +112,40 @@ class BatchExporter:
     def run(self) -> ExportSummary:
         """Do what is left of the run and finish it.
 
-        Raises ExportError when the folder belongs to another request or another process.
+        Raises ExportError when the folder belongs to another request or another process, or cannot be written to.
         KeyboardInterrupt passes through with everything committed so far kept.
         """
         began = time.monotonic()
-        description = dict(self._plan.describe()) | {"rows": {"count": self._table.n_rows, "digest": self._table.digest}}
+        rows: dict[str, Json] = {"count": self._table.n_rows, "digest": self._table.digest}
+        description = dict(self._plan.describe()) | {"rows": rows}
         name = fingerprint(description, self._table.digest)
-        with self._folder.lock():
-            self._folder.claim(name, description)
-            self._lock_weights()
-            checkpoint = FileCheckpoint(self._folder.journal)
-            try:
-                state = RunState(self._folder.root, self._shape, checkpoint)
-                resumed = self._done_rows(state)
-                if not self._is_finished(state):
-                    self._folder.manifest.unlink(missing_ok=True)
-                    self._folder.remove_tmp()
-                    self._work(state, name)
-                    seconds = time.monotonic() - began
-                    self._finish(state, name, description, seconds)
-            finally:
-                checkpoint.close()
-                self._progress.finish()
+        try:
+            with self._folder.lock():
+                self._folder.claim(name, description)
+                self._lock_weights()
+                state, resumed = self._run_locked(name, description, began)
+        except OSError as exc:
+            raise ExportError(
+                f"the export into {self._folder.root} stopped: {exc}. What it had written is kept; "
+                "when that is mended, run the same command again"
+            ) from exc
         return self._summary(state, name, resumed, time.monotonic() - began)
+
+    def _run_locked(self, name: str, description: Mapping[str, Json], began: float) -> tuple[RunState, int]:
+        checkpoint = FileCheckpoint(self._folder.journal)
+        try:
+            state = RunState(self._folder.root, self._shape, checkpoint)
+            resumed = self._done_rows(state)
+            if not self._is_finished(state):
+                self._folder.manifest.unlink(missing_ok=True)
+                self._folder.remove_tmp()
+                self._work(state, name)
+                seconds = time.monotonic() - began
+                self._finish(state, name, description, seconds)
+        finally:
+            self._progress.finish()
+            checkpoint.close()
+        return state, resumed
 
     def _lock_weights(self) -> None:
         pins = {m.label: m.weights.to_json() for m in self._plan.models if m.weights is not None}
@@ -148,7 +159,8 @@ class BatchExporter:
     # What is left ------------------------------------------------------------------------------
 
     def _is_finished(self, state: RunState) -> bool:
-        if not self._folder.manifest.exists():
+        files = (self._folder.manifest, self._folder.root / "parts.parquet", self._folder.root / "failures.parquet")
+        if not all(path.exists() for path in files):
             return False
         if self._npz and not all((self._folder.root / f"{m.label}.npz").exists() for m in self._plan.models):
             return False
@@ -196,14 +208,18 @@ class BatchExporter:
         )
         writing: Future[None] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-            for fetched in prefetch.run(self._open_units(state), shard_size=config.shard_size):
-                outcomes = self._embed(engine, prefetch, fetched)
-                prefetch.release(fetched)
+            try:
+                for fetched in prefetch.run(self._open_units(state), shard_size=config.shard_size):
+                    outcomes = self._embed(engine, prefetch, fetched)
+                    prefetch.release(fetched)
+                    if writing is not None:
+                        writing.result()
+                    writing = writer.submit(self._write_unit, state, name, fetched, outcomes)
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(self._write_unit, state, name, fetched, outcomes)
-            if writing is not None:
-                writing.result()
+            finally:
+                # An error's traceback keeps the iterator alive: it would go on fetching behind the caller's back.
+                prefetch.stop()
 
     def _embed(
         self, engine: InferenceEngine, prefetch: PrefetchManager, fetched: FetchedUnit

@@ -36,8 +36,11 @@ _FAILURES = pa.schema(
     ]
 )  # fmt: skip
 _PARTS = pa.schema(
-    [("model", pa.string()), ("name", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())]
-)
+    [
+        ("model", pa.string()), ("name", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)  # fmt: skip
 
 
 def finish_run(

@@ -20,7 +20,7 @@ import zlib
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +55,12 @@ class InputPack:
         self._image = memoryview(b"")
         self._end = self._recover()
 
-    def __enter__(self) -> InputPack:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __contains__(self, key: str) -> bool:
@@ -92,9 +94,13 @@ class InputPack:
             places[key] = (offset, header_bytes, payload_bytes)
             block.append(record)
             offset += len(record)
-        written = os.pwrite(self._file, b"".join(block), self._end)
-        if written != offset - self._end:
-            raise OSError(f"{self.path}: wrote {written} of {offset - self._end} bytes; is the disk full?")
+        rest = memoryview(b"".join(block))
+        while rest:
+            try:
+                # A full disk may take a part first; only the next call says what is wrong.
+                rest = rest[os.pwrite(self._file, rest, offset - len(rest)) :]
+            except OSError as exc:
+                raise OSError(exc.errno, exc.strerror, str(self.path)) from exc
         self._end = offset
         self._index.update(places)
 

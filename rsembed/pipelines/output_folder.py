@@ -77,7 +77,9 @@ class OutputFolder:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             handle.close()
-            raise ExportError(f"another process is exporting into {self.root}; wait for it or choose a new folder") from exc
+            raise ExportError(
+                f"another process is exporting into {self.root}; wait for it or choose a new folder"
+            ) from exc
         return handle
 
     def claim(self, fingerprint: str, description: Mapping[str, Json]) -> bool:

@@ -214,18 +214,10 @@ def _check_licence(embedder: EmbedderBase, settings: Settings) -> None:
         )
 
 
-def plan_run(
-    run: RunRequest,
-    provider: ProviderBase,
-    settings: Settings,
-    *,
-    pins: WeightsLock | None = None,
-    offline_weights: bool = False,
-) -> RunPlan:
-    """Resolve ``run`` against ``provider``. Raises ModelError, SpecError or ProviderError before any work.
+def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings) -> RunPlan:
+    """Resolve ``run`` against ``provider``, all but the weights (:func:`lock_weights`).
 
-    ``pins``: the weights that an earlier part of this run used. ``offline_weights``: do not look
-    for weights at all (a dry run).
+    Raises ModelError, SpecError or ProviderError before any work.
     """
     models = tuple(plan_model(request, run, settings) for request in run.models)
     labels = [model.label for model in models]
@@ -240,14 +232,21 @@ def plan_run(
         bands_of[model.recipe] = tuple(sorted({*bands_of.get(model.recipe, ()), *model.bands}))
     for recipe, bands in bands_of.items():
         provider.check(recipe, bands)
-    # Last, because a checkpoint may have to be fetched for it.
-    if not offline_weights:
-        models = tuple(with_weights(model, settings, pins) for model in models)
     groups = [
         FetchGroup(index, recipe, bands, tuple(model for model in models if model.recipe == recipe))
         for index, (recipe, bands) in enumerate(bands_of.items())
     ]
     return RunPlan(models, tuple(groups), run.config, to_json(dict(provider.describe())))
+
+
+def lock_weights(plan: RunPlan, settings: Settings, pins: WeightsLock | None = None) -> RunPlan:
+    """``plan`` with every model's weights found (or fetched) and hashed; ``pins``: the run's own lock.
+
+    The last step of planning, because it may take a download. Raises WeightsError.
+    """
+    found = {model.label: with_weights(model, settings, pins) for model in plan.models}
+    groups = [replace(group, models=tuple(found[model.label] for model in group.models)) for group in plan.groups]
+    return replace(plan, models=tuple(found.values()), groups=tuple(groups))
 
 
 def fingerprint(description: Json, rows_digest: str) -> str:

@@ -40,8 +40,9 @@ class RowFailure:
 
     @classmethod
     def of(cls, stage: str, error: BaseException) -> RowFailure:
-        """From an exception; the message is kept short."""
-        return cls(stage, classify(error), f"{type(error).__name__}: {error}"[:2000])
+        """From an exception; the message is kept short and can be written anywhere (names of files may be no UTF-8)."""
+        text = f"{type(error).__name__}: {error}"[:2000]
+        return cls(stage, classify(error), text.encode("utf-8", "backslashreplace").decode())
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,6 @@ class FetchUnit:
         """The provider request of one row."""
         group = self.group
         return FetchRequest(group.recipe, group.bands, self.grids[slot], group.bins(self.shard.window(slot)))
-
 
 
 @dataclass
@@ -259,7 +259,7 @@ class PrefetchManager:
             patch = call_with_retry(lambda: self._provider.fetch(item.request), self._retry, self._stop)
             counted = patch.provenance.get("requests", 1)
             requests = counted if isinstance(counted, int) else 1
-        except Exception as exc:  # noqa: BLE001 - a row ends here; what went wrong is recorded with it
+        except Exception as exc:
             if self._stop.is_set():
                 return
             failure = RowFailure.of("fetch", exc)

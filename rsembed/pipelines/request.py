@@ -58,9 +58,8 @@ class ExportModelRequest:
                 raise ModelError(f"model options are written name:option=value,...; got {part!r} in {text!r}")
             options[key.strip()] = value.strip()
         modality = options.pop("modality", None)
-        return cls(
-            name.strip(), modality=None if modality is None else str(modality), model_config=options, label=label or None
-        )
+        chosen = None if modality is None else str(modality)
+        return cls(name.strip(), modality=chosen, model_config=options, label=label or None)
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,22 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "threads", "shards_per_part", "fetch_workers", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise SpecError(f"batch_size must be at least 1, got {self.batch_size}")
+            _require_count(name, getattr(self, name))
+        if self.batch_size is not None:
+            _require_count("batch_size", self.batch_size)
         if not 0 <= self.min_valid_fraction <= 1:
             raise SpecError(f"min_valid_fraction must lie in 0..1, got {self.min_valid_fraction}")
         if self.buffer_m is not None and not 0 < self.buffer_m < float("inf"):
             raise SpecError(f"buffer_m must be a positive number of metres, got {self.buffer_m}")
         if self.dtype not in ("float32", "float16"):
             raise SpecError(f"dtype must be float32 or float16, got {self.dtype!r}")
+        if not isinstance(self.input_prep, InputPrepSpec):
+            raise SpecError(f"input_prep must be an InputPrepSpec, got {self.input_prep!r}")
+
+
+def _require_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SpecError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 @dataclass(frozen=True)

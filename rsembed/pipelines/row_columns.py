@@ -33,7 +33,7 @@ from rsembed.pipelines.tables import TableSource, find_column
 RESERVED = (
     "id", "row", "seq", "start", "end", "status", "lon", "lat", "geometry", "footprint", "bbox", "epsg", "n_images",
     "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "embedding",
-    "kind", "minlon", "minlat", "maxlon", "maxlat",
+    "_kind", "_minlon", "_minlat", "_maxlon", "_maxlat",
 )  # fmt: skip
 """Columns of rows and outputs; the user's table may not carry them."""
 

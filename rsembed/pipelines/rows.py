@@ -26,9 +26,10 @@ from rsembed.tools.hilbert import hilbert_keys
 
 Ints = NDArray[np.int64]
 
-_BOX_COLUMNS = ("minlon", "minlat", "maxlon", "maxlat")
+# With a leading underscore, so that a user may carry a column `kind`.
+_BOX_COLUMNS = ("_minlon", "_minlat", "_maxlon", "_maxlat")
 _ROW_FIELDS = (
-    ("id", pa.string()), ("row", pa.int64()), ("start", pa.date32()), ("end", pa.date32()), ("kind", pa.int8()),
+    ("id", pa.string()), ("row", pa.int64()), ("start", pa.date32()), ("end", pa.date32()), ("_kind", pa.int8()),
     ("lon", pa.float64()), ("lat", pa.float64()), *((name, pa.float64()) for name in _BOX_COLUMNS),
 )  # fmt: skip
 
@@ -97,7 +98,7 @@ class RowTable:
             row=values["row"],
             start=values["start"],
             end=values["end"],
-            kind=values["kind"],
+            kind=values["_kind"],
             lon=values["lon"],
             lat=values["lat"],
             boxes=np.stack([values[name] for name in _BOX_COLUMNS], axis=-1),

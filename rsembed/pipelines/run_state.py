@@ -112,7 +112,9 @@ class RunState:
             return pq.read_table(self._root / self._shards[label, index].name)
         part = self._parts.get((label, index // self.shape.shards_per_part))
         if part is None:
-            raise ExportError(f"shard {index} of {label} is journalled but its rows are nowhere; export into a new folder")
+            raise ExportError(
+                f"shard {index} of {label} is journalled but its rows are nowhere; export into a new folder"
+            )
         offset = index * self.shape.shard_size - part.first_seq
         return pq.read_table(self._root / part.name).slice(offset, self.shape.shard_rows(index))
 

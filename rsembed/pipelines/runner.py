@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.errors import ExportError, ModelError, RowError
+from rsembed.core.errors import ExportError, ModelError, RowError, SpecError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import MAX_LATITUDE, MIN_LATITUDE, Spatial, Window
 from rsembed.embedders.weights import WeightsPin
@@ -22,13 +22,16 @@ from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.output_folder import OutputFolder
-from rsembed.pipelines.plan import ModelPlan, RunPlan, plan_run
+from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan, lock_weights, plan_run
 from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportTarget, RunRequest
 from rsembed.pipelines.retry import RetryPolicy
+from rsembed.pipelines.row_places import BOX
+from rsembed.pipelines.row_shard import RowShard
 from rsembed.pipelines.row_windows import WindowPolicy
 from rsembed.pipelines.rows import RowOptions, RowTable, build_rows
+from rsembed.pipelines.scratch_folder import scratch_folder
 from rsembed.pipelines.table_sources import open_table
 from rsembed.providers.base import ProviderBase
 
@@ -41,23 +44,66 @@ class RowAnswer:
     vector: NDArray[np.float32] | None
 
 
+_CHUNK = 65536
+_MERCATOR_LATITUDE = 85.06
+
+
 def check_places(plan: RunPlan, table: RowTable) -> None:
-    """Raise RowError, naming rows, when places lie where a group's grids end (beyond 84 N / 80 S)."""
-    if all(group.recipe.grid != "utm" for group in plan.groups):
-        return
-    bad: list[str] = []
+    """Raise RowError, naming rows, for what no fetch of ``plan`` could serve.
+
+    Places beyond the end of a group's grids (84 N / 80 S for UTM), boxes that need too many tiles,
+    windows too short for a model's frames. Raises ModelError when the run's own buffer is too large.
+    """
+    found: list[str] = []
     total = 0
-    for index in range(-(-table.n_rows // 65536)):
-        shard = table.shard(index, 65536)
-        beyond = np.flatnonzero((shard.lat > MAX_LATITUDE) | (shard.lat < MIN_LATITUDE))
-        total += len(beyond)
-        bad += [f"row {shard.row[i]} (id {shard.ids[int(i)]}, latitude {shard.lat[i]:g})" for i in beyond[:10]]
+    for index in range(table.n_shards(_CHUNK)):
+        shard = table.shard(index, _CHUNK)
+        reasons = _unservable(plan, shard)
+        total += len(reasons)
+        found += [f"row {shard.row[i]} (id {shard.ids[i]}): {reasons[i]}" for i in sorted(reasons)[:10]]
     if total:
+        more = f"\n  and {total - 10} more" if total > 10 else ""
         raise RowError(
-            f"{total} rows lie beyond {MAX_LATITUDE:g} N / {-MIN_LATITUDE:g} S, where UTM grids end: "
-            + "; ".join(bad[:10])
-            + ". Leave them out of the table"
+            f"{total} rows cannot be fetched; leave them out or change what is asked:\n  "
+            + "\n  ".join(found[:10])
+            + more
         )
+
+
+def _unservable(plan: RunPlan, shard: RowShard) -> dict[int, str]:
+    """Position in ``shard`` -> why that row cannot be fetched."""
+    reasons: dict[int, str] = {}
+    for group in plan.groups:
+        utm = group.recipe.grid == "utm"
+        south, north = (MIN_LATITUDE, MAX_LATITUDE) if utm else (-_MERCATOR_LATITUDE, _MERCATOR_LATITUDE)
+        for i in np.flatnonzero((shard.lat > north) | (shard.lat < south)).tolist():
+            ends = f"{north:g} N / {-south:g} S, where {'UTM' if utm else 'Web Mercator'} grids end"
+            reasons[i] = f"latitude {shard.lat[i]:g} lies beyond {ends}"
+        windows = shard.start.astype(np.int64) << 32 | shard.end.astype(np.int64)
+        _, firsts, each = np.unique(windows, return_index=True, return_inverse=True)
+        for k, first in enumerate(firsts.tolist()):
+            try:
+                group.bins(shard.window(first))
+            except SpecError as exc:
+                reasons.update(dict.fromkeys(np.flatnonzero(each == k).tolist(), str(exc)))
+        if not reasons:
+            reasons.update(_too_large(plan, group, shard))
+    return reasons
+
+
+def _too_large(plan: RunPlan, group: FetchGroup, shard: RowShard) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    box = shard.kind == BOX
+    for model in group.models:
+        height, width = group.asked_pixels(shard, model, plan.config.buffer_m)
+        for i in np.flatnonzero(~box)[:1].tolist():  # every point asks for the same
+            model.footprint(int(height[i]), int(width[i]))
+        for i in np.flatnonzero(box).tolist():
+            try:
+                model.footprint(int(height[i]), int(width[i]))
+            except ModelError as exc:
+                reasons[i] = f"{model.label}: {exc}"
+    return reasons
 
 
 def export(
@@ -71,11 +117,17 @@ def export(
     row_options: RowOptions | None = None,
     progress: ProgressListener | None = None,
     pad: bool = True,
+    on_planned: Callable[[RunPlan, RowTable], None] = lambda plan, table: None,
 ) -> ExportSummary:
-    """Run ``request`` over the table ``source`` into ``target``; everything is checked before any work starts."""
-    plan = plan_run(request, provider, settings, pins=read_lock(OutputFolder(target.out)))
+    """Run ``request`` over the table ``source`` into ``target``; everything is checked before any work starts.
+
+    ``on_planned`` is told the plan and the rows once both are known to be good.
+    """
+    plan = plan_run(request, provider, settings)
     with scratch_rows(source, windows, target.out, row_options) as table:
         check_places(plan, table)
+        on_planned(plan, table)
+        plan = lock_weights(plan, settings, read_lock(OutputFolder(target.out)))
         exporter = BatchExporter(
             plan, table, provider=provider, out=target.out, npz=target.npz, progress=progress, pad=pad
         )
@@ -98,13 +150,11 @@ def scratch_rows(
     source: object, windows: WindowPolicy, near: Path | None, options: RowOptions | None = None
 ) -> Iterator[RowTable]:
     """The rows of ``source``, kept in a scratch folder (beside ``near`` if given) while the block runs."""
-    folder = None
-    if near is not None:
-        folder = near.absolute().parent
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".rsembed-rows-", dir=folder) as scratch:
+    folder = Path(tempfile.gettempdir()) if near is None else near.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(".rsembed-rows-", folder) as scratch:
         opened = open_table(source)
-        yield build_rows(opened, windows=windows, scratch_dir=Path(scratch), options=options or RowOptions())
+        yield build_rows(opened, windows=windows, scratch_dir=scratch, options=options or RowOptions())
 
 
 def embed_places(
@@ -139,12 +189,15 @@ def _embed_alike(
                 unit = FetchUnit(group, index, shard, wanted, plan.group_digest(group), buffer_m)
                 yield unit, InputPack(table.path.parent / f"unit-{index}.pack")
 
-        for fetched in prefetch.run(units(), shard_size=config.shard_size):
-            source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
-            outcome = engine.run(model, len(fetched.unit.shard), source)
-            for slot, answer in zip(outcome.slots, _answers(outcome), strict=True):
-                answers[int(fetched.unit.shard.row[slot])] = answer
-            prefetch.release(fetched)
+        try:
+            for fetched in prefetch.run(units(), shard_size=config.shard_size):
+                source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
+                outcome = engine.run(model, len(fetched.unit.shard), source)
+                for slot, answer in zip(outcome.slots, _answers(outcome), strict=True):
+                    answers[int(fetched.unit.shard.row[slot])] = answer
+                prefetch.release(fetched)
+        finally:
+            prefetch.stop()
     return [answers[i] for i in range(len(spatials))]
 
 

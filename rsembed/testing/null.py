@@ -69,7 +69,7 @@ class NullProvider:
         """See ProviderBase."""
         self.calls += 1
         if self._latency_s:
-            spread = random.lognormvariate(0.0, self._sigma) if self._sigma else 1.0  # noqa: S311 - latency only
+            spread = random.lognormvariate(0.0, self._sigma) if self._sigma else 1.0
             time.sleep(self._latency_s * spread)
         if self._fault is not None:
             self._fault(request)

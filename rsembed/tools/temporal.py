@@ -35,13 +35,16 @@ def around(day: dt.date, days: int) -> Window:
     """``[day - days, day + days + 1)``: ``days`` whole days on either side of ``day``."""
     if days < 0:
         raise SpecError(f"the days around a date cannot be negative, got {days}")
-    return Window(day - dt.timedelta(days=days), day + dt.timedelta(days=days + 1))
+    try:
+        return Window(day - dt.timedelta(days=days), day + dt.timedelta(days=days + 1))
+    except OverflowError as exc:
+        raise SpecError(f"{days} days around {day} leave the calendar (years 1 to 9999)") from exc
 
 
 def parse_days(text: str) -> int:
     """Days out of ``45d`` or ``45``."""
     digits = text.strip().lower().removesuffix("d")
-    if not digits.isdigit():
+    if not digits.isdecimal():
         raise SpecError(f"a number of days such as 45d was expected, got {text!r}")
     return int(digits)
 

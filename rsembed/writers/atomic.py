@@ -18,10 +18,11 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
 
 def safe_label(label: str) -> str:
     """``label`` if it can name a folder inside the output; raises ExportError otherwise."""
-    if not _LABEL.fullmatch(label) or ".." in label:
+    taken = label.lower().endswith((".json", ".parquet", ".npz"))
+    if not _LABEL.fullmatch(label) or ".." in label or taken:
         raise ExportError(
             f"{label!r} cannot name a folder: use letters, digits and . _ + = - (at most 100, no '..'), "
-            "starting with a letter or digit"
+            "starting with a letter or digit and not ending like a file of the run (.json, .parquet, .npz)"
         )
     return label
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
+from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 
 ROW_GROUP_ROWS = 2048
@@ -140,8 +141,14 @@ def _vectors(vectors: Sequence[NDArray[np.float32] | None], kind: pa.FixedSizeLi
     dtype = np.float16 if pa.types.is_float16(kind.value_type) else np.float32
     flat = np.zeros((len(vectors), kind.list_size), dtype=dtype)
     absent = np.ones(len(vectors), dtype=bool)
+    limit = float(np.finfo(dtype).max)
     for i, vector in enumerate(vectors):
         if vector is not None:
+            largest = float(np.abs(vector).max(initial=0.0))
+            if largest > limit:
+                raise ExportError(
+                    f"a vector holds {largest:g}, more than {flat.dtype} can ({limit:g}); export with dtype='float32'"
+                )
             flat[i] = vector
             absent[i] = False
     return pa.FixedSizeListArray.from_arrays(
@@ -156,9 +163,8 @@ def write_tables(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> i
     """
     plain = [name for name in schema.names if name != "embedding"]
     rows = 0
-    with pq.ParquetWriter(
-        path, schema, compression="zstd", compression_level=3, use_dictionary=plain, version="2.6", write_statistics=plain
-    ) as writer:
+    settings = {"compression": "zstd", "compression_level": 3, "version": "2.6"}
+    with pq.ParquetWriter(path, schema, use_dictionary=plain, write_statistics=plain, **settings) as writer:
         pending: list[pa.Table] = []
         waiting = 0
         for table in tables:

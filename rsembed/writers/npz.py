@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -50,10 +51,9 @@ def write_npz(parts: Sequence[Path], final: Path, tmp_dir: Path) -> None:
                 # A fixed date, so that the same run gives the same bytes.
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, values[order], allow_pickle=False)
-            with archive.open(zipfile.ZipInfo("embedding.npy"), "w", force_zip64=True) as member:
-                with spill.open("rb") as source:
-                    while block := source.read(1 << 20):
-                        member.write(block)
+            last = zipfile.ZipInfo("embedding.npy")
+            with spill.open("rb") as source, archive.open(last, "w", force_zip64=True) as member:
+                shutil.copyfileobj(source, member, 1 << 20)
 
 
 def _column(part: Path, name: str) -> NDArray[Any]:

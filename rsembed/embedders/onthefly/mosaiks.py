@@ -100,7 +100,13 @@ class Mosaiks(TorchEmbedder):
         return RandomFeatures(filters)
 
     def forward(self, net: nn.Module, tensors: Mapping[str, Tensor]) -> Tokens:
-        """Features per pixel, or per cell for a grid."""
-        cell_px = 1 if self.config.output.mode == "pooled" else CELL_PX
-        tokens: Tokens = net(tensors["pixels"], tensors["valid"], cell_px=cell_px)
+        """The mean features of the region; features per pixel for a maximum, per cell for a grid."""
+        from rsembed.embedders.pooling import cell_weights
+
+        output, valid = self.config.output, tensors["valid"]
+        weights = None
+        if output.mode == "pooled" and output.pooling == "mean":
+            weights = cell_weights(tensors["roi"], *valid.shape[1:]) * valid
+        cell_px = 1 if output.mode == "pooled" else CELL_PX
+        tokens: Tokens = net(tensors["pixels"], valid, cell_px=cell_px, pool_weights_bhw=weights)
         return tokens

@@ -404,7 +404,7 @@ def test_columns_when_the_location_is_missing_then_the_names_looked_for_are_told
         build(pa.table({"id": ["a"], "Latitude": [1.0]}), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["status", "seq", "row", "embedding", "epsg", "bbox", "scene_ids", "kind"])
+@pytest.mark.parametrize("name", ["status", "seq", "row", "embedding", "epsg", "bbox", "scene_ids", "_kind"])
 def test_columns_when_one_clashes_with_the_output_then_it_is_refused(tmp_path: Path, name: str) -> None:
     table = places(3).append_column(name, pa.array([1, 2, 3]))
     with pytest.raises(SpecError, match=f"column '{name}' would clash .* rename or drop it"):

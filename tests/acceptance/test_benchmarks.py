@@ -1,0 +1,21 @@
+"""The benchmarks run; what they measure is read by people, never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_export_overhead_when_quick_then_every_figure_is_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/export_overhead.py", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert {run["system"] for run in found["runs"]} == {"rsembed", "resume", "per-item/16", "per-item/64"}
+    assert all(run["wall s"] > 0 and run["peak MB"] > 0 for run in found["runs"])
+    assert all(line["rsembed"] is not None and line["met"] in ("yes", "NO") for line in found["targets"])
