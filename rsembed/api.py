@@ -72,19 +72,24 @@ _PROVIDERS: dict[tuple[object, ...], ProviderBase] = {}
 
 
 def get_provider(
-    backend: str | ProviderBase = "auto", *, catalog: str | Path | None = None, source: object = None
+    backend: str | ProviderBase = "auto", *, catalog: str | Path | None = None, source: object = None, **declared: Any
 ) -> ProviderBase:
-    """The provider behind ``backend``, opened once in this process for equal arguments.
+    """The provider behind ``backend``, to be given as ``backend=`` to the other functions.
 
-    ``catalog``: path or URL of a STAC catalogue or API (backend ``stac``); ``source``: the user's
-    files (backend ``raster``). A provider object is returned as it is.
+    ``catalog``: path or URL of a STAC catalogue or API (backend ``stac``). ``source``: the user's own
+    GeoTIFFs, a folder of them, or a ``RasterArray`` (backend ``raster``); ``declared`` says what it
+    holds: ``collection``, ``bands``, ``scale``, ``offset``, ``unit``, ``datetime`` (see
+    :class:`rsembed.providers.raster.RasterProvider`). A provider object is returned as it is; one
+    without a source is opened once in this process for equal arguments.
     """
     if not isinstance(backend, str):
         return backend
     settings = Settings.from_environment()
-    key = (backend, str(catalog), str(source), settings)
+    if source is not None:
+        return make_provider(backend, catalog=catalog, source=source, settings=settings, **declared)
+    key = (backend, str(catalog), settings)
     if key not in _PROVIDERS:
-        _PROVIDERS[key] = make_provider(backend, catalog=catalog, source=source, settings=settings)
+        _PROVIDERS[key] = make_provider(backend, catalog=catalog, settings=settings, **declared)
     return _PROVIDERS[key]
 
 
@@ -95,7 +100,8 @@ def get_embedding(model: str, *, spatial: Spatial, input_chw: NDArray[Any] | Non
     (T, C, H, W), bands in the order of the model's card. Returns float32 ``(D,)`` or ``(D, H, W)``.
     """
     arrays = None if input_chw is None else [input_chw]
-    return get_embeddings_batch(model, spatials=[spatial], input_chws=arrays, batch_size=1, **options)[0]
+    # Nobody waits for empty slots; a batch size that a Model was given is for its batches.
+    return get_embeddings_batch(model, spatials=[spatial], input_chws=arrays, **(options | {"batch_size": 1}))[0]
 
 
 def get_embeddings_batch(
@@ -118,7 +124,6 @@ def get_embeddings_batch(
     threads: int = 1,
     fetch_workers: int = 8,
     catalog: str | Path | None = None,
-    source: object = None,
     on_error: Literal["raise", "nan"] = "raise",
     **options: OptionValue,
 ) -> list[Embedding]:
@@ -155,7 +160,7 @@ def get_embeddings_batch(
         answers = embed_arrays(planned, input_chws, spatials, windows, threads=threads)
         origin: dict[str, object] = {"backend": "array"}
     else:
-        provider = get_provider(backend, catalog=catalog, source=source)
+        provider = get_provider(backend, catalog=catalog)
         plan = lock_weights(plan_run(request, provider, settings), settings)
         planned = plan.models[0]
         answers = embed_places(plan, spatials, window, provider)
@@ -262,7 +267,6 @@ def export_batch(
     around_days: int | None = None,
     id_column: str | None = None,
     catalog: str | Path | None = None,
-    source: object = None,
     progress: ProgressListener | None = None,
 ) -> ExportSummary:
     """Embed a table of places with several models into a folder; the same call again resumes.
@@ -293,7 +297,7 @@ def export_batch(
         RunRequest(requests, output, config, device),
         spatials,
         windows=WindowPolicy(default=tuple(t.window for t in temporals), around_days=around_days),
-        provider=get_provider(backend, catalog=catalog, source=source),
+        provider=get_provider(backend, catalog=catalog),
         target=target,
         settings=Settings.from_environment(),
         row_options=RowOptions(id_column=id_column, skip_bad_rows=config.skip_bad_rows),

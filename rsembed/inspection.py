@@ -32,7 +32,6 @@ def inspect_provider_patch(
     sensor: SensorSpec,
     backend: str | ProviderBase = "auto",
     catalog: str | Path | None = None,
-    source: object = None,
     recipe: Recipe = "authors",
     return_array: bool = False,
     save_dir: str | Path | None = None,
@@ -45,7 +44,7 @@ def inspect_provider_patch(
     """
     if isinstance(spatial, PointBuffer) and spatial.buffer_m is None:
         raise SpecError("a point needs buffer_m here: without a model there is no native footprint")
-    provider = get_provider(backend, catalog=catalog, source=source)
+    provider = get_provider(backend, catalog=catalog)
     window = _window(temporal)
     plan = plan_sensor(sensor, provider, recipe=recipe, about=provider.describe())
     row = fetch_row(plan, spatial, window, provider)
@@ -69,7 +68,6 @@ def inspect_model_input(
     modality: str | None = None,
     backend: str | ProviderBase = "auto",
     catalog: str | Path | None = None,
-    source: object = None,
     recipe: Recipe = "authors",
     context: Context | None = None,
     return_arrays: bool = False,
@@ -81,7 +79,7 @@ def inspect_model_input(
     Planned and fetched as a run would, so the pixels are those of a run. ``options``: the model's
     own. For the rest see :func:`inspect_provider_patch`.
     """
-    provider = get_provider(backend, catalog=catalog, source=source)
+    provider = get_provider(backend, catalog=catalog)
     window = _window(temporal)
     asked = ExportModelRequest(model, sensor, fetch, modality, options)
     request = RunRequest((asked,), config=ExportConfig(recipe=recipe, context=context))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rsembed.core.fetching import FetchRecipe, FetchRequest, FramePolicy, Grid
 from rsembed.core.patch import Frame, Json, Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import TemporalSpec, Window
-from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, Prepared, View
+from rsembed.embedders.base import EmbedderConfig, Floats, Prepared
 from rsembed.embedders.registry import register
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import RunPlan, plan_run
@@ -67,7 +67,9 @@ def patch(
     return Patch(values, valid, bands, on, frames, provenance or {"requests": 1})
 
 
-def request(*, bands: tuple[str, ...] = ("B1",), on: Grid | None = None, bins: tuple[Window, ...] = (YEAR,)) -> FetchRequest:
+def request(
+    *, bands: tuple[str, ...] = ("B1",), on: Grid | None = None, bins: tuple[Window, ...] = (YEAR,)
+) -> FetchRequest:
     return FetchRequest(FetchRecipe(COLLECTION, 10.0), bands, on or grid(), bins)
 
 
@@ -86,12 +88,16 @@ def run_request(
 ) -> RunRequest:
     """A request for ``models`` (default: the null model), small shards and few workers."""
     if config is None:
-        config = ExportConfig(**({"shard_size": 5, "batch_size": 2, "fetch_workers": 3, "shards_per_part": 2} | changes))
+        config = ExportConfig(
+            **({"shard_size": 5, "batch_size": 2, "fetch_workers": 3, "shards_per_part": 2} | changes)
+        )
     requests = tuple(ExportModelRequest.parse(m) if isinstance(m, str) else m for m in models or ("null",))
     return RunRequest(requests, config=config, device=device)
 
 
-def run_plan(*models: str | ExportModelRequest, provider: Any = None, settings: Settings | None = None, **changes: Any) -> RunPlan:
+def run_plan(
+    *models: str | ExportModelRequest, provider: Any = None, settings: Settings | None = None, **changes: Any
+) -> RunPlan:
     return plan_run(run_request(*models, **changes), provider or NullProvider(), settings or Settings())
 
 
@@ -144,7 +150,11 @@ class Flaky:
     """A fault for NullProvider: raises ``error()`` for requests that ``hits``, the first ``times`` calls of each."""
 
     def __init__(
-        self, error: Callable[[], Exception], *, hits: Callable[[FetchRequest], bool] = lambda _: True, times: int = 10**9
+        self,
+        error: Callable[[], Exception],
+        *,
+        hits: Callable[[FetchRequest], bool] = lambda _: True,
+        times: int = 10**9,
     ) -> None:
         self._error, self._hits, self._times = error, hits, times
         self._seen: dict[tuple[float, float], int] = {}
@@ -184,7 +194,9 @@ class CountingProvider(NullProvider):
 class SlotEmbedder(NullEmbedder):
     """The null model with hooks of a test: ``before(arrays)`` sees every batch and may raise."""
 
-    def __init__(self, config: EmbedderConfig | None = None, *, before: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, config: EmbedderConfig | None = None, *, before: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
         super().__init__(config)
         self.sizes: list[int] = []
         self.before = before
@@ -196,7 +208,9 @@ class SlotEmbedder(NullEmbedder):
         return super().embed_batch(arrays, roi)
 
 
-def prepared(seed: int, *, frames: int = 1, roi: tuple[float, float, float, float] = FULL, area_px: float = 64.0) -> Prepared:
+def prepared(
+    seed: int, *, frames: int = 1, roi: tuple[float, float, float, float] = FULL, area_px: float = 64.0
+) -> Prepared:
     """One input of the null model."""
     image = np.random.default_rng(seed).random((frames, 8, 8), dtype=np.float32)
     return Prepared({"image": image}, roi, area_px)
@@ -207,7 +221,9 @@ class WideEmbedder(NullEmbedder):
     """A null model of twice the footprint and one more band, that shares a fetch with ``null``."""
 
     card = replace(
-        NullEmbedder.card, id="null-wide", inputs={"single": InputContract(COLLECTION, ("B2", "B1"), 10.0, 16, any_size=True)}
+        NullEmbedder.card,
+        id="null-wide",
+        inputs={"single": InputContract(COLLECTION, ("B2", "B1"), 10.0, 16, any_size=True)},
     )
 
 
@@ -238,14 +254,3 @@ class FourFrameEmbedder(NullEmbedder):
         id="null-four",
         inputs={"multi": InputContract(COLLECTION, ("B1",), 10.0, 8, FramePolicy("multi", n_frames=4), any_size=True)},
     )
-
-
-def views(embedder: EmbedderBase, found: Patch) -> View:
-    return View(found.values_tchw, found.valid_tchw, (YEAR.midpoint,), 2.0, 42.0, embedder.contract.scale_m, YEAR)
-
-
-def counted(items: Sequence[Any], served: list[Any]) -> Iterator[Any]:
-    """``items`` one by one; each is put into ``served`` when it is taken."""
-    for item in items:
-        served.append(item)
-        yield item

@@ -139,6 +139,8 @@ class BatchExporter:
             if not self._is_finished(state):
                 self._folder.manifest.unlink(missing_ok=True)
                 self._folder.remove_tmp()
+                # Arrow's allocator keeps what it once had, here for reading the table.
+                pa.default_memory_pool().release_unused()
                 self._work(state, name)
                 seconds = time.monotonic() - began
                 self._finish(state, name, description, seconds)

@@ -259,7 +259,7 @@ class PrefetchManager:
             patch = call_with_retry(lambda: self._provider.fetch(item.request), self._retry, self._stop)
             counted = patch.provenance.get("requests", 1)
             requests = counted if isinstance(counted, int) else 1
-        except Exception as exc:
+        except Exception as exc:  # a row ends here; what went wrong is recorded with it
             if self._stop.is_set():
                 return
             failure = RowFailure.of("fetch", exc)

@@ -22,7 +22,7 @@ from tests.acceptance.null_export import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("report.json", "_state")
-ROWS, FEW_ROWS = 2000, 500
+ROWS, FEW_ROWS = 2000, 320
 
 
 def start(job: Job) -> subprocess.Popen[str]:
@@ -101,7 +101,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The same of 500 rows."""
+    """The same of 320 rows."""
     job = make_job(tmp_path_factory.mktemp("few"), FEW_ROWS)
     complete(job)
     return job
@@ -109,7 +109,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def few_faultless(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """500 rows of which none fails at the provider."""
+    """320 rows of which none fails at the provider."""
     job = make_job(tmp_path_factory.mktemp("faultless"), FEW_ROWS)
     faultless = replace(job, fault=False)
     status, text = finish(start(faultless))
@@ -151,7 +151,7 @@ def test_export_when_killed_at_every_border_of_a_commit_then_bytes_equal_an_undi
     tmp_path: Path, few: Job
 ) -> None:
     chance = random.Random(5)
-    job = make_job(tmp_path, FEW_ROWS, fsyncs=(*(chance.randint(2, 14) for _ in range(18)), 10**9))
+    job = make_job(tmp_path, FEW_ROWS, fsyncs=(*(chance.randint(2, 14) for _ in range(14)), 10**9))
     text = complete(job)
     assert text.count("killed") >= 8
     assert_same(job, few)
@@ -171,7 +171,7 @@ def test_export_when_killed_within_a_shard_then_its_inputs_are_not_fetched_again
 def test_export_when_interrupted_then_it_ends_at_once_and_resumes(tmp_path: Path, few: Job) -> None:
     job = make_job(tmp_path, FEW_ROWS, latency_s=0.01)
     stuck = replace(job, latency_s=120.0)
-    assert kill_when(start(job), lambda: sum(calls(job).values()) >= 400, 0.0)
+    assert kill_when(start(job), lambda: sum(calls(job).values()) >= 250, 0.0)
     process = start(stuck)
     assert process.stdout is not None
     process.stdout.readline()
@@ -217,7 +217,7 @@ def test_retry_when_killed_then_resume_equals_a_run_without_faults(tmp_path: Pat
 
 
 def test_export_when_two_start_at_once_then_one_works_and_the_other_says_why(tmp_path: Path, few: Job) -> None:
-    job = make_job(tmp_path, FEW_ROWS, latency_s=0.015)
+    job = make_job(tmp_path, FEW_ROWS, latency_s=0.03)
     ended = sorted(finish(process) for process in [start(job), start(job)])
     assert [status for status, _ in ended] == [1, 3]
     assert "another process is exporting" in ended[0][1]

@@ -41,7 +41,9 @@ def test_classify_when_an_error_is_recorded_then_its_word_is_known(error: Except
 
 def test_is_transient_when_asking_again_may_help_then_true_and_only_then() -> None:
     assert all(map(is_transient, (TransientProviderError("x"), QuotaError("x"), TimeoutError(), ConnectionError())))
-    assert not any(map(is_transient, (ProviderError("x"), AuthError("x"), TooComplexError("x"), ValueError(), OSError())))
+    assert not any(
+        map(is_transient, (ProviderError("x"), AuthError("x"), TooComplexError("x"), ValueError(), OSError()))
+    )
 
 
 def test_tree_when_drawn_in_the_docstring_then_every_class_is_in_it() -> None:

@@ -13,7 +13,9 @@ PLACE = PointBuffer(2.0, 42.0)
 MODEL = run_plan("null-wide").models[0]
 
 
-@pytest.mark.parametrize("shape", [(2, 16), (1, 16, 16), (3, 16, 16), (1, 1, 16, 16), (1, 1, 2, 16, 16), (2, 0, 16), ()])
+@pytest.mark.parametrize(
+    "shape", [(2, 16), (1, 16, 16), (3, 16, 16), (1, 1, 16, 16), (1, 1, 2, 16, 16), (2, 0, 16), ()]
+)
 def test_array_when_its_shape_does_not_fit_then_the_bands_are_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"\(C, H, W\) or \(T, C, H, W\) with C = 2 bands \(B2, B1\); got shape"):
         array_input(MODEL, np.zeros(shape), PLACE, YEAR)

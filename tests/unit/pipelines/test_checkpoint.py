@@ -20,7 +20,9 @@ def written(path: Path, n: int = 3) -> bytes:
     return path.read_bytes()
 
 
-def test_file_checkpoint_when_cut_anywhere_in_its_last_line_then_the_others_stand_and_it_goes_on(tmp_path: Path) -> None:
+def test_file_checkpoint_when_cut_anywhere_in_its_last_line_then_the_others_stand_and_it_goes_on(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "journal.jsonl"
     whole = written(path)
     two = len(b"".join(whole.splitlines(keepends=True)[:2]))

@@ -36,14 +36,18 @@ def masked(valid_rows: int) -> Patch:
         (patch(frames=(frame(n_images=0),), valid=np.zeros((1, 1, 8, 8), np.bool_)), RowStatus.NO_DATA),
     ],
 )  # fmt: skip
-def test_engine_when_pixels_are_missing_then_the_status_follows_the_asked_ground(found: Patch, status: RowStatus) -> None:
+def test_engine_when_pixels_are_missing_then_the_status_follows_the_asked_ground(
+    found: Patch, status: RowStatus
+) -> None:
     outcome = run(lambda _: row(found))
     assert outcome.records[0].status is status
     assert (outcome.vectors[0] is not None) == status.has_embedding
     assert outcome.records[0].valid_fraction == found.valid_fraction()
 
 
-@pytest.mark.parametrize(("word", "status"), [("collection_gap", RowStatus.COLLECTION_GAP), ("provider", RowStatus.FAILED)])
+@pytest.mark.parametrize(
+    ("word", "status"), [("collection_gap", RowStatus.COLLECTION_GAP), ("provider", RowStatus.FAILED)]
+)
 def test_engine_when_a_row_was_not_fetched_then_the_reason_is_kept(word: str, status: RowStatus) -> None:
     failure = RowFailure("fetch", word, "x")
     outcome = run(lambda _: failure)
@@ -60,7 +64,9 @@ def test_engine_when_slots_are_not_asked_for_then_they_are_not_answered() -> Non
 
 
 def test_engine_when_preparing_fails_then_the_row_fails_and_keeps_what_is_known() -> None:
-    broken = RowInput(patch(bands=("B1",), values=np.full((1, 1, 8, 8), np.nan, np.float32)), *list(vars(row()).values())[1:])
+    broken = RowInput(
+        patch(bands=("B1",), values=np.full((1, 1, 8, 8), np.nan, np.float32)), *list(vars(row()).values())[1:]
+    )
     outcome = run({0: broken, 1: row()}.get, 2)
     assert [record.status for record in outcome.records] == [RowStatus.FAILED, RowStatus.OK]
     assert outcome.records[0].n_images == 1

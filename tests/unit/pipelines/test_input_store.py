@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import threading
 from pathlib import Path
 
@@ -15,7 +14,14 @@ from rsembed.pipelines.input_store import InputPack
 from tests.builders import frame, grid, patch
 
 FRAMES = (
-    Frame(Window(dt.date(2022, 1, 1), dt.date(2022, 7, 1)), 3, dt.date(2022, 3, 1), dt.date(2022, 1, 5), dt.date(2022, 6, 1), ("a", "b")),
+    Frame(
+        Window(dt.date(2022, 1, 1), dt.date(2022, 7, 1)),
+        3,
+        dt.date(2022, 3, 1),
+        dt.date(2022, 1, 5),
+        dt.date(2022, 6, 1),
+        ("a", "b"),
+    ),
     Frame(Window(dt.date(2022, 7, 1), dt.date(2023, 1, 1))),
 )
 
@@ -157,4 +163,4 @@ def test_pack_when_deleted_then_the_file_is_gone(tmp_path: Path) -> None:
     pack = InputPack(tmp_path / "unit.pack")
     pack.put("a", patch(frames=(frame(),)))
     pack.delete()
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from rsembed.version import __version__
 from tests.builders import by_id, grid, places, request, row_table, run_export, run_plan
 
 ROOT = Path(__file__).resolve().parents[3]
-SINGLE, MULTI = ExportModelRequest("null", modality="single", label="one"), ExportModelRequest("null", modality="multi", label="many")
+SINGLE, MULTI = (
+    ExportModelRequest("null", modality="single", label="one"),
+    ExportModelRequest("null", modality="multi", label="many"),
+)
 
 
 def name_of(plan: RunPlan, rows: str = "rows") -> str:
@@ -102,23 +106,26 @@ def test_plan_when_commercial_use_is_required_then_other_licences_are_refused() 
         run_plan(found, settings=strict)
 
 
-def test_fingerprint_when_made_in_other_processes_then_it_is_the_same() -> None:
+def test_fingerprint_when_made_in_another_process_then_it_is_the_same() -> None:
     code = (
         "from tests.builders import run_plan; from rsembed.pipelines.plan import fingerprint;"
         "print(fingerprint(run_plan('null', 'null:poison=3@b', buffer_m=120.5).describe(), 'rows'))"
     )
     here = name_of(run_plan("null", "null:poison=3@b", buffer_m=120.5))
-    for seed in ("1", "2"):
-        environ = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, cwd=ROOT)
-        assert done.stdout.strip() == here
+    environ = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == here
 
 
 def test_fingerprint_when_what_the_result_depends_on_changes_then_it_changes() -> None:
     base = run_plan()
     others = [
-        run_plan("null:poison=3"), run_plan("null@other"), run_plan("null", "null@second"), run_plan("null:modality=multi"),
-        run_plan(batch_size=3), run_plan(shard_size=6), run_plan(threads=2), run_plan(buffer_m=80.0), run_plan(dtype="float16"),
+        run_plan("null:poison=3"), run_plan("null@other"), run_plan("null", "null@second"),
+        run_plan("null:modality=multi"),
+        run_plan(batch_size=3), run_plan(shard_size=6), run_plan(threads=2), run_plan(buffer_m=80.0),
+        run_plan(dtype="float16"),
         run_plan(context="none"), run_plan(min_valid_fraction=0.4), run_plan(shards_per_part=3),
     ]  # fmt: skip
     names = [name_of(base), name_of(base, "other rows"), *map(name_of, others)]
@@ -133,8 +140,6 @@ def test_fingerprint_when_only_the_manner_changes_then_it_does_not() -> None:
 
 def test_fingerprint_when_the_models_numbers_change_then_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = name_of(run_plan())
-    from dataclasses import replace
-
     monkeypatch.setattr(NullEmbedder, "card", replace(NullEmbedder.card, numerics_version=2))
     assert name_of(run_plan()) != before
 

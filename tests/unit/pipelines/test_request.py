@@ -29,7 +29,7 @@ def test_model_request_when_parsed_then_its_parts(
 
 
 def test_model_request_when_an_option_has_no_value_then_the_form_is_shown() -> None:
-    with pytest.raises(ModelError, match="name:option=value,.*got 'big'"):
+    with pytest.raises(ModelError, match=r"name:option=value,.*got 'big'"):
         ExportModelRequest.parse("m:big")
 
 
@@ -38,7 +38,9 @@ def test_model_request_when_configured_then_options_by_keyword() -> None:
     assert found == ExportModelRequest("m", None, None, "s1", {"size": 3}, "l")
 
 
-@pytest.mark.parametrize("name", ["shard_size", "threads", "shards_per_part", "fetch_workers", "max_attempts", "batch_size"])
+@pytest.mark.parametrize(
+    "name", ["shard_size", "threads", "shards_per_part", "fetch_workers", "max_attempts", "batch_size"]
+)
 @pytest.mark.parametrize("value", [0, -1, 2.5, "8", True])
 def test_config_when_a_count_is_no_count_then_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(SpecError, match=f"{name} must be a whole number of at least 1"):

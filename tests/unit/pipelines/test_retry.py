@@ -38,7 +38,9 @@ def test_retry_when_attempts_are_used_up_then_the_last_error_is_raised() -> None
     assert script.calls == 3
 
 
-@pytest.mark.parametrize("error", [ProviderError("x"), AuthError("x"), TooComplexError("x"), ValueError("x"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [ProviderError("x"), AuthError("x"), TooComplexError("x"), ValueError("x"), KeyError("x")]
+)
 def test_retry_when_asking_again_cannot_help_then_raised_at_once(error: Exception) -> None:
     script = Script(error)
     with pytest.raises(type(error)):

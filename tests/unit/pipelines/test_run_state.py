@@ -40,7 +40,16 @@ def write(root: Path, kind: str, index: int, *, failed: Sequence[int] = ()) -> P
     pq.write_table(pa.table({"seq": list(range(first, first + rows))}), path)
     failures = tuple(FailureRecord(seq, seq, f"p{seq}", "fetch", "provider", "x") for seq in failed)
     return PartRecord(
-        kind, "m", index, path.name, first, rows, path.stat().st_size, "", {"ok": rows}, failures  # type: ignore[arg-type]
+        kind,
+        "m",
+        index,
+        path.name,
+        first,
+        rows,
+        path.stat().st_size,
+        "",
+        {"ok": rows},
+        failures,  # type: ignore[arg-type]
     )
 
 

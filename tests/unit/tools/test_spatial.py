@@ -165,8 +165,11 @@ def test_footprints_when_anywhere_then_valid_within_bounds_and_small(lon: float,
     assert -180 <= west <= east <= 180
     assert -90 <= south <= north <= 90
     assert shape.is_valid
-    area, _ = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.geometry.polygon.orient(shape) if isinstance(
-        shape, shapely.Polygon) else shapely.MultiPolygon([shapely.geometry.polygon.orient(p) for p in shape.geoms]))
+    area, _ = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(
+        shapely.geometry.polygon.orient(shape)
+        if isinstance(shape, shapely.Polygon)
+        else shapely.MultiPolygon([shapely.geometry.polygon.orient(p) for p in shape.geoms])
+    )
     assert abs(area) == pytest.approx(1280**2, rel=0.01)
 
 

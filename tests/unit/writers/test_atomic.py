@@ -17,7 +17,8 @@ def test_safe_label_when_plain_then_it_is_kept(label: str) -> None:
 
 @pytest.mark.parametrize(
     "label",
-    ["", ".", "..", "../x", "a/b", "a\\b", "a..b", "-x", "_tmp", "a b", "é", "a\n", "x" * 101, "manifest.json", "parts.parquet",
+    ["", ".", "..", "../x", "a/b", "a\\b", "a..b", "-x", "_tmp", "a b", "é", "a\n", "x" * 101, "manifest.json",
+     "parts.parquet",
      "A.NPZ"],
 )  # fmt: skip
 def test_safe_label_when_it_could_leave_its_place_or_take_anothers_then_refused(label: str) -> None:
@@ -37,9 +38,14 @@ def test_atomic_path_when_the_block_ends_well_then_the_file_stands_and_nothing_e
 def test_atomic_path_when_the_block_raises_then_the_old_file_stands(tmp_path: Path) -> None:
     final = tmp_path / "x.bin"
     final.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_path(final, tmp_path / "_tmp") as path:
-        path.write_bytes(b"half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with atomic_path(final, tmp_path / "_tmp") as path:
+            path.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert final.read_bytes() == b"old"
     assert list((tmp_path / "_tmp").iterdir()) == []
 

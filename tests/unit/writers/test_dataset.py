@@ -33,7 +33,8 @@ def columns(n: int = 5, first: int = 0, dim: int = 4) -> PartColumns:
         start=np.full(n, "2022-01-01", "datetime64[D]"), end=np.full(n, "2023-01-01", "datetime64[D]"),
         status=["no_data" if each else "ok" for each in gone], lon=lon, lat=lat,
         geometry=pa.array(shapely.to_wkb(points), pa.binary()), footprints=shapely.buffer(points, 0.001),
-        bbox_n4=np.stack([lon, lat, lon, lat], axis=1), epsg=np.full(n, 32631), n_images=[0 if each else 2 for each in gone],
+        bbox_n4=np.stack([lon, lat, lon, lat], axis=1), epsg=np.full(n, 32631),
+        n_images=[0 if each else 2 for each in gone],
         first_date=[None if each else dt.date(2022, 1, 3) for each in gone], last_date=[None] * n,
         valid_fraction=[0.5] * n, frame_dates=[[None, dt.date(2022, 6, 1)]] * n, scene_ids=[["a", "b"]] * n,
         vectors=[None if each else np.full(dim, i + 0.1, np.float32) for i, each in zip(seq, gone, strict=True)],
@@ -71,7 +72,9 @@ def test_part_when_float16_cannot_hold_a_number_then_it_says_so() -> None:
 
 
 def test_part_when_written_then_geo_metadata_describes_both_geometries(tmp_path: Path) -> None:
-    write_tables([build_part(columns(), schema(metadata={"model": "é"}))], schema(metadata={"model": "é"}), tmp_path / "p")
+    write_tables(
+        [build_part(columns(), schema(metadata={"model": "é"}))], schema(metadata={"model": "é"}), tmp_path / "p"
+    )
     metadata = pq.read_schema(tmp_path / "p").metadata
     geo = json.loads(metadata[b"geo"])
     assert geo["primary_column"] == "geometry"
