@@ -33,7 +33,8 @@ from rsembed.pipelines.plan import RunPlan, plan_run
 from rsembed.pipelines.request import ExportConfig, ExportTarget, RunRequest
 from rsembed.pipelines.row_windows import WindowPolicy
 from rsembed.pipelines.rows import RowOptions, RowTable
-from rsembed.pipelines.runner import check_places, scratch_rows
+from rsembed.pipelines.runner import scratch_rows
+from rsembed.pipelines.servable import check_places
 from rsembed.pipelines.table_sources import open_table
 from rsembed.tools.temporal import parse_days
 

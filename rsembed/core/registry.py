@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
@@ -63,15 +62,10 @@ class LazyRegistry(Generic[T]):
         if key in self._registered:
             return self._registered[key]
         module_name, class_name = self._table[key]
-        before = set(sys.modules)
         try:
             module = importlib.import_module(module_name)
             found: type[T] = getattr(module, class_name)
-        except (ImportError, AttributeError) as exc:
-            package = module_name.split(".")[0] + "."
-            for loaded in set(sys.modules) - before:
-                if loaded.startswith(package):
-                    sys.modules.pop(loaded, None)
+        except Exception as exc:  # whatever a model's file raises is told as its own cause; Python forgets the module
             raise ModelError(f"{self._what} {key!r} could not be imported from {module_name}: {exc}") from exc
         self._registered[key] = found
         return found

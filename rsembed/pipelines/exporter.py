@@ -136,14 +136,17 @@ class BatchExporter:
         try:
             state = RunState(self._folder.root, self._shape, checkpoint)
             resumed = self._done_rows(state)
+            self._folder.remove_tmp()
             if not self._is_finished(state):
                 self._folder.manifest.unlink(missing_ok=True)
-                self._folder.remove_tmp()
                 # Arrow's allocator keeps what it once had, here for reading the table.
                 pa.default_memory_pool().release_unused()
                 self._work(state, name)
                 seconds = time.monotonic() - began
                 self._finish(state, name, description, seconds)
+            if not self._plan.config.keep_inputs:
+                shutil.rmtree(self._folder.inputs, ignore_errors=True)
+            self._folder.remove_tmp()
         finally:
             self._progress.finish()
             checkpoint.close()
@@ -284,7 +287,7 @@ class BatchExporter:
                 counts=status_counts(table),
                 failures=failure_records(unit.shard, outcome),
                 requests=requests + (earlier.requests if earlier else 0),
-                batch_size=None if outcome.batch_size == model.batch_size else outcome.batch_size,
+                batch_size=_halved(model, outcome) or (earlier.batch_size if earlier else None),
             )
         state.commit(record)
 
@@ -294,13 +297,12 @@ class BatchExporter:
         schemas = {m.label: model_schema(self._plan, m, self._table.carried, name) for m in self._plan.models}
         if any(len(state.records_of(label)) != self._shape.n_shards for label in schemas):
             raise ExportError(f"{self._folder.root}: not every shard was done; run the same command again")
-        finish_run(state, self._folder, self._plan, schemas, description=description, fingerprint=name, npz=self._npz)
         self._write_report(state, seconds)
         if self._table.skipped.num_rows:
-            self._table.write_skipped(self._folder.root / "skipped.parquet")
-        if not self._plan.config.keep_inputs:
-            shutil.rmtree(self._folder.inputs, ignore_errors=True)
-        self._folder.remove_tmp()
+            with atomic_path(self._folder.root / "skipped.parquet", self._folder.tmp) as path:
+                self._table.write_skipped(path)
+        # Last of all the manifest: it says that everything else is there.
+        finish_run(state, self._folder, self._plan, schemas, description=description, fingerprint=name, npz=self._npz)
 
     def _write_report(self, state: RunState, seconds: float) -> None:
         shards = [record for model in self._plan.models for record in state.records_of(model.label)]
@@ -336,3 +338,7 @@ class BatchExporter:
             skipped_rows=self._table.skipped.num_rows,
         )
 
+
+def _halved(model: ModelPlan, outcome: ShardOutcome) -> int | None:
+    """The batch size that memory forced on a shard; None when it was the planned one."""
+    return None if outcome.batch_size == model.batch_size else outcome.batch_size

@@ -89,13 +89,14 @@ def _compact(state: RunState, folder: OutputFolder, label: str, part: int, schem
         expected = sum(state.shape.shard_rows(shard) for shard in shards)
         if rows != expected:
             raise ExportError(f"{relative}: {rows} rows were gathered, {expected} expected; export into a new folder")
+        counts: Counter[str] = Counter()
+        for shard in shards:
+            record = state.shard(label, shard)
+            counts.update(record.counts if record else {})
+        first = shards.start * state.shape.shard_size
         size, sha256 = path.stat().st_size, sha256_file(path)
-    counts: Counter[str] = Counter()
-    for shard in shards:
-        record = state.shard(label, shard)
-        counts.update(record.counts if record else {})
-    first = shards.start * state.shape.shard_size
-    state.commit(PartRecord("part", label, part, relative, first, rows, size, sha256, dict(counts)))
+        # Journalled before the rename: whichever of the two files a crash leaves, the journal knows it.
+        state.commit(PartRecord("part", label, part, relative, first, rows, size, sha256, dict(counts)))
 
 
 def _remove_shards(folder: OutputFolder, label: str) -> None:

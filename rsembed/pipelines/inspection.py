@@ -25,7 +25,8 @@ from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager, RowFailure
 from rsembed.pipelines.request import ExportConfig
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.runner import check_places, scratch_rows, single_model
+from rsembed.pipelines.runner import scratch_rows, single_model
+from rsembed.pipelines.servable import check_places
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import canonical_bands
 

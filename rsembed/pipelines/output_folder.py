@@ -68,8 +68,9 @@ class OutputFolder:
     def lock(self) -> IO[str]:
         """Take the folder for this process until the returned file is closed.
 
-        Raises ExportError when another process has it.
+        Raises ExportError when another process has it, or when it holds files but no run.
         """
+        self._refuse_strangers()
         path = self.root / "_state" / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a+")
@@ -81,6 +82,16 @@ class OutputFolder:
                 f"another process is exporting into {self.root}; wait for it or choose a new folder"
             ) from exc
         return handle
+
+    def _refuse_strangers(self) -> None:
+        if self.run_file.exists() or not self.root.is_dir():
+            return
+        strangers = [path.name for path in self.root.iterdir() if path.name not in ("_tmp", "_state")]
+        if strangers:
+            raise ExportError(
+                f"{self.root} is not empty and holds no run (found {', '.join(sorted(strangers)[:5])}); "
+                "choose a new or empty folder"
+            )
 
     def claim(self, fingerprint: str, description: Mapping[str, Json]) -> bool:
         """Bind the folder to one request; True when it was bound to it before (a resume).
@@ -99,12 +110,6 @@ class OutputFolder:
             raise ExportError(
                 f"{self.root} holds another run; choose a new folder, or ask for the same thing again.\n"
                 "What differs (there -> now):\n  " + "\n  ".join(changed[:20] or ["fingerprint"])
-            )
-        strangers = [p.name for p in self.root.iterdir() if p.name not in ("_tmp", "_state")]
-        if strangers:
-            raise ExportError(
-                f"{self.root} is not empty and holds no run (found {', '.join(sorted(strangers)[:5])}); "
-                "choose a new or empty folder"
             )
         write_json(self.run_file, {"fingerprint": fingerprint, "request": description}, self.tmp)
         return False

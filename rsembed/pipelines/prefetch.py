@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -163,6 +164,7 @@ class PrefetchManager:
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._settled: queue.SimpleQueue[FetchedUnit | _Planned | BaseException] = queue.SimpleQueue()
         self._may_open = threading.Semaphore(0)
+        self._packs: dict[Path, InputPack] = {}
 
     def run(self, units: Iterator[tuple[FetchUnit, InputPack]], *, shard_size: int) -> Iterator[FetchedUnit]:
         """Settled units, in the order in which they settle. Call :meth:`release` for each when done with it.
@@ -190,6 +192,7 @@ class PrefetchManager:
 
     def release(self, unit: FetchedUnit) -> None:
         """The consumer is done with ``unit``; another may be opened."""
+        self._packs.pop(unit.pack.path, None)
         unit.pack.close()
         self._may_open.release()
 
@@ -199,6 +202,8 @@ class PrefetchManager:
         self._may_open.release()
         for _ in range(self._workers):
             self._items.put(None)
+        for pack in list(self._packs.values()):
+            pack.flush()
 
     def fetch_again(self, fetched: FetchedUnit, slot: int) -> Patch:
         """The patch of a row whose stored input is missing or damaged; raises what the provider raises."""
@@ -226,6 +231,7 @@ class PrefetchManager:
             self._settled.put(exc)
 
     def _open_unit(self, unit: FetchUnit, pack: InputPack) -> None:
+        self._packs[pack.path] = pack
         # Rows that ask for the same pixels are one request.
         slots_of: dict[str, list[int]] = {}
         requests: dict[str, FetchRequest] = {}

@@ -56,6 +56,8 @@ class ExportModelRequest:
             key, equals, value = part.partition("=")
             if not equals:
                 raise ModelError(f"model options are written name:option=value,...; got {part!r} in {text!r}")
+            if key.strip() in options:
+                raise ModelError(f"option {key.strip()!r} is given twice in {text!r}")
             options[key.strip()] = value.strip()
         modality = options.pop("modality", None)
         chosen = None if modality is None else str(modality)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from rsembed.core.errors import ExportError
 from rsembed.pipelines.checkpoint import CheckpointManager, PartRecord
+from rsembed.writers.atomic import sha256_file
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class RunState:
         self._shards: dict[tuple[str, int], PartRecord] = {}
         self._parts: dict[tuple[str, int], PartRecord] = {}
         self._pending: set[tuple[str, int]] = set()
-        for record in checkpoint.records():
+        for record in _standing(root, checkpoint.records()):
             self._note(record)
-        self._drop_lost()
+        for label, index in list(self._pending):
+            if not _intact(root, self._shards[label, index]):
+                self._forget(label, index)
 
     def commit(self, record: PartRecord) -> None:
         """Journal a file that stands under its final name."""
@@ -72,27 +76,9 @@ class RunState:
             self._parts[key] = record
             self._pending -= {(record.label, shard) for shard in self.shape.part_shards(record.index)}
 
-    def _drop_lost(self) -> None:
-        """Forget files that are gone or have another size than was journalled: their rows are done again."""
-        for label, index in list(self._pending):
-            if not self._intact(self._shards[label, index]):
-                self._forget(label, index)
-        for (label, part), record in list(self._parts.items()):
-            if not self._intact(record):
-                del self._parts[label, part]
-                for shard in self.shape.part_shards(part):
-                    if (label, shard) not in self._pending:
-                        self._forget(label, shard)
-
     def _forget(self, label: str, shard: int) -> None:
         self._shards.pop((label, shard), None)
         self._pending.discard((label, shard))
-
-    def _intact(self, record: PartRecord) -> bool:
-        try:
-            return (self._root / record.name).stat().st_size == record.bytes
-        except FileNotFoundError:
-            return False
 
     def shard(self, label: str, index: int) -> PartRecord | None:
         """The latest record of a shard; None while it is not done."""
@@ -132,3 +118,30 @@ class RunState:
     def parts_of(self, label: str) -> list[PartRecord]:
         """The compacted parts of a label, in order."""
         return [self._parts[label, i] for i in range(self.shape.n_parts) if (label, i) in self._parts]
+
+
+def _standing(root: Path, records: Sequence[PartRecord]) -> list[PartRecord]:
+    """``records`` without those of parts that are not (or no longer) the file under their name.
+
+    A part is journalled just before it takes its name, so after a crash the file may be the one
+    before. Then the shards that were to go into it count as pending again.
+    """
+    standing: dict[tuple[str, int], PartRecord] = {}
+    several = Counter((r.label, r.index) for r in records if r.kind == "part")
+    for record in records:
+        key = (record.label, record.index)
+        if record.kind != "part" or not _intact(root, record):
+            continue
+        # Two generations may have the same size; only then is the file read.
+        if several[key] == 1 or sha256_file(root / record.name) == record.sha256:
+            standing[key] = record
+    kept = {id(record) for record in standing.values()}
+    return [record for record in records if record.kind == "shard" or id(record) in kept]
+
+
+def _intact(root: Path, record: PartRecord) -> bool:
+    """Whether a file of the journalled size stands under the record's name."""
+    try:
+        return (root / record.name).stat().st_size == record.bytes
+    except FileNotFoundError:
+        return False

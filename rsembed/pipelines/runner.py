@@ -13,25 +13,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.errors import ExportError, ModelError, RowError, SpecError
+from rsembed.core.errors import ExportError, ModelError
 from rsembed.core.settings import Settings
-from rsembed.core.specs import MAX_LATITUDE, MIN_LATITUDE, Spatial, Window
+from rsembed.core.specs import Spatial, Window
 from rsembed.embedders.weights import WeightsPin
 from rsembed.pipelines.arrays import array_inputs
 from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.output_folder import OutputFolder
-from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan, lock_weights, plan_run
+from rsembed.pipelines.plan import ModelPlan, RunPlan, lock_weights, plan_run
 from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportTarget, RunRequest
 from rsembed.pipelines.retry import RetryPolicy
-from rsembed.pipelines.row_places import BOX
-from rsembed.pipelines.row_shard import RowShard
 from rsembed.pipelines.row_windows import WindowPolicy
 from rsembed.pipelines.rows import RowOptions, RowTable, build_rows
 from rsembed.pipelines.scratch_folder import scratch_folder
+from rsembed.pipelines.servable import check_places
 from rsembed.pipelines.table_sources import open_table
 from rsembed.providers.base import ProviderBase
 
@@ -42,68 +41,6 @@ class RowAnswer:
 
     record: RowRecord
     vector: NDArray[np.float32] | None
-
-
-_CHUNK = 65536
-_MERCATOR_LATITUDE = 85.06
-
-
-def check_places(plan: RunPlan, table: RowTable) -> None:
-    """Raise RowError, naming rows, for what no fetch of ``plan`` could serve.
-
-    Places beyond the end of a group's grids (84 N / 80 S for UTM), boxes that need too many tiles,
-    windows too short for a model's frames. Raises ModelError when the run's own buffer is too large.
-    """
-    found: list[str] = []
-    total = 0
-    for index in range(table.n_shards(_CHUNK)):
-        shard = table.shard(index, _CHUNK)
-        reasons = _unservable(plan, shard)
-        total += len(reasons)
-        found += [f"row {shard.row[i]} (id {shard.ids[i]}): {reasons[i]}" for i in sorted(reasons)[:10]]
-    if total:
-        more = f"\n  and {total - 10} more" if total > 10 else ""
-        raise RowError(
-            f"{total} rows cannot be fetched; leave them out or change what is asked:\n  "
-            + "\n  ".join(found[:10])
-            + more
-        )
-
-
-def _unservable(plan: RunPlan, shard: RowShard) -> dict[int, str]:
-    """Position in ``shard`` -> why that row cannot be fetched."""
-    reasons: dict[int, str] = {}
-    for group in plan.groups:
-        utm = group.recipe.grid == "utm"
-        south, north = (MIN_LATITUDE, MAX_LATITUDE) if utm else (-_MERCATOR_LATITUDE, _MERCATOR_LATITUDE)
-        for i in np.flatnonzero((shard.lat > north) | (shard.lat < south)).tolist():
-            ends = f"{north:g} N / {-south:g} S, where {'UTM' if utm else 'Web Mercator'} grids end"
-            reasons[i] = f"latitude {shard.lat[i]:g} lies beyond {ends}"
-        windows = shard.start.astype(np.int64) << 32 | shard.end.astype(np.int64)
-        _, firsts, each = np.unique(windows, return_index=True, return_inverse=True)
-        for k, first in enumerate(firsts.tolist()):
-            try:
-                group.bins(shard.window(first))
-            except SpecError as exc:
-                reasons.update(dict.fromkeys(np.flatnonzero(each == k).tolist(), str(exc)))
-        if not reasons:
-            reasons.update(_too_large(plan, group, shard))
-    return reasons
-
-
-def _too_large(plan: RunPlan, group: FetchGroup, shard: RowShard) -> dict[int, str]:
-    reasons: dict[int, str] = {}
-    box = shard.kind == BOX
-    for model in group.models:
-        height, width = group.asked_pixels(shard, model, plan.config.buffer_m)
-        for i in np.flatnonzero(~box)[:1].tolist():  # every point asks for the same
-            model.footprint(int(height[i]), int(width[i]))
-        for i in np.flatnonzero(box).tolist():
-            try:
-                model.footprint(int(height[i]), int(width[i]))
-            except ModelError as exc:
-                reasons[i] = f"{model.label}: {exc}"
-    return reasons
 
 
 def export(

@@ -11,7 +11,7 @@ import pyproj
 
 from rsembed.core.errors import SpecError
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 """Rows that are in memory at a time."""
 
 _LONLAT = pyproj.CRS.from_user_input("OGC:CRS84")

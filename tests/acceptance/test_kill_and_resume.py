@@ -22,7 +22,7 @@ from tests.acceptance.null_export import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 EXEMPT = ("report.json", "_state")
-ROWS, FEW_ROWS = 2000, 320
+ROWS, FEW_ROWS = 1600, 320
 
 
 def start(job: Job) -> subprocess.Popen[str]:
@@ -93,7 +93,7 @@ def assert_same(job: Job, undisturbed: Job) -> None:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A finished run of 2,000 rows that nothing disturbed."""
+    """A finished run of 1,600 rows that nothing disturbed."""
     job = make_job(tmp_path_factory.mktemp("many"), ROWS)
     complete(job)
     return job

@@ -33,12 +33,12 @@ def test_claim_when_the_request_changed_then_the_difference_is_named(tmp_path: P
     assert "models[0].batch_size: 2 -> 4" in str(caught.value)
 
 
-def test_claim_when_the_folder_holds_something_else_then_refused(tmp_path: Path) -> None:
+def test_lock_when_the_folder_holds_something_else_then_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     folder = OutputFolder(tmp_path)
-    with folder.lock(), pytest.raises(ExportError, match=r"not empty and holds no run \(found thesis.tex\)"):
-        folder.claim("abc", REQUEST)
-    assert not folder.run_file.exists()
+    with pytest.raises(ExportError, match=r"not empty and holds no run \(found thesis.tex\)"):
+        folder.lock()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"request": 1}'])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from rsembed.core.errors import ExportError
 from rsembed.pipelines.checkpoint import FailureRecord, PartRecord
 from rsembed.pipelines.run_state import RunShape, RunState
+from rsembed.writers.atomic import sha256_file
 
 SHAPE = RunShape(n_rows=23, shard_size=5, shards_per_part=2)
 
@@ -103,7 +105,8 @@ def test_state_when_compacted_then_rows_are_read_from_the_part(tmp_path: Path) -
 def test_state_when_a_part_is_lost_then_its_shards_alone_are_done_again(tmp_path: Path) -> None:
     shards = [write(tmp_path, "shard", i) for i in range(5)]
     parts = [write(tmp_path, "part", i) for i in range(3)]
-    (tmp_path / parts[1].name).unlink()
+    for gone in (*shards, parts[1]):
+        (tmp_path / gone.name).unlink()
     found = state(tmp_path, *shards, *parts)
     assert [bool(found.open_slots("m", i)) for i in range(5)] == [False, False, True, True, False]
     assert list(found.parts_to_compact("m")) == [1]
@@ -122,8 +125,9 @@ def test_state_when_a_shard_is_committed_after_its_part_then_that_part_is_compac
 def test_state_when_a_part_is_lost_but_a_newer_shard_stands_then_that_shard_is_kept(tmp_path: Path) -> None:
     shards = [write(tmp_path, "shard", i) for i in range(2)]
     part = write(tmp_path, "part", 0)
+    for gone in (*shards, part):
+        (tmp_path / gone.name).unlink()
     newer = write(tmp_path, "shard", 1)
-    (tmp_path / part.name).unlink()
     found = state(tmp_path, *shards, part, newer)
     assert len(found.open_slots("m", 0)) == 5
     assert found.open_slots("m", 1) == ()
@@ -134,3 +138,15 @@ def test_state_when_rows_are_nowhere_then_it_says_so(tmp_path: Path) -> None:
     found = state(tmp_path, *shards, write(tmp_path, "part", 0))
     with pytest.raises(ExportError, match="rows are nowhere"):
         found.shard_rows("m", 4)
+
+
+def test_state_when_a_crash_left_the_part_before_then_its_newer_shard_is_pending_again(tmp_path: Path) -> None:
+    shards = [write(tmp_path, "shard", i) for i in range(2)]
+    old = write(tmp_path, "part", 0)
+    old = replace(old, sha256=sha256_file(tmp_path / old.name))
+    (tmp_path / shards[0].name).unlink()
+    newer = write(tmp_path, "shard", 1)
+    journalled_not_renamed = replace(old, sha256="0" * 64)
+    found = state(tmp_path, *shards, old, newer, journalled_not_renamed)
+    assert list(found.parts_to_compact("m"))[:1] == [0]
+    assert found.shard_rows("m", 0)["seq"].to_pylist() == [0, 1, 2, 3, 4]
