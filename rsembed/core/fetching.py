@@ -124,6 +124,8 @@ class Grid:
     def centre_crop(self, height: int, width: int) -> Grid:
         """The central ``height`` x ``width`` pixels; the margins must be whole pixels."""
         dy, dx = self.height - height, self.width - width
+        if not (dy or dx):
+            return self
         if dy < 0 or dx < 0 or dy % 2 or dx % 2:
             raise SpecError(f"{height} x {width} is not a central crop of {self.height} x {self.width}")
         return replace(

@@ -101,7 +101,7 @@ class Patch:
         counted = [t for t, frame in enumerate(part.frames) if frame.n_images]
         if not counted:
             return 0.0
-        if part.valid_tchw[counted].all():
+        if part.valid_tchw.all():
             return 1.0
         shares = [float(part.valid_tchw[t].all(axis=0).mean()) for t in counted]
         return sum(shares) / len(shares)

@@ -8,6 +8,7 @@ footprint is fetched; the others are central crops of it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -259,7 +260,8 @@ def request_key(group_digest: str, request: FetchRequest) -> str:
     grid = request.grid
     first, last = request.bins[0], request.bins[-1]
     place = f"{grid.epsg},{grid.x_min},{grid.y_max},{grid.height},{grid.width}"
-    return digest(f"{group_digest}|{place}|{first.start},{last.end},{len(request.bins)}")
+    text = f"{group_digest}|{place}|{first.start},{last.end},{len(request.bins)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sharing_report(groups: Sequence[FetchGroup]) -> list[str]:

@@ -78,7 +78,7 @@ def _ground(unit: FetchUnit, model: ModelPlan) -> GridArray:
         height, width = [p.fetch_height for p in prints], [p.fetch_width for p in prints]
     else:
         height, width = [p.asked_height for p in prints], [p.asked_width for p in prints]
-    return unit.group.grids(unit.shard, np.array(height), np.array(width))
+    return unit.grids.centre_crops(np.array(height), np.array(width))
 
 
 def merge(old: pa.Table, new: pa.Table, slots: tuple[int, ...]) -> pa.Table:

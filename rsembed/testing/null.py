@@ -10,6 +10,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ def request_seed(request: FetchRequest) -> int:
     """A number that follows from place and time."""
     grid = request.grid
     return zlib.crc32(f"{grid.epsg},{grid.x_min},{grid.y_max},{request.bins[0].start}".encode())
+
+
+@lru_cache(maxsize=64)
+def _noise(shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    # Drawn once a shape: a generator for each row would cost more than all that is measured.
+    return np.random.Generator(np.random.PCG64(0)).integers(0, 2**20, shape, dtype=np.uint32)
 
 
 class NullProvider:
@@ -79,12 +86,11 @@ class NullProvider:
         if empty:
             frames = tuple(Frame(window) for window in request.bins)
             return Patch(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), request.bands, grid, frames)
-        noise = np.random.Generator(np.random.PCG64(request_seed(request))).integers(0, 4000, shape, dtype=np.uint16)
+        values = ((_noise(shape) + np.uint32(request_seed(request))) % 4000).astype(np.float32)
         valid = np.ones(shape, np.bool_)
         if self._clear is not None:
             valid[..., round(self._clear(request) * grid.height) :, :] = False
-        values = noise.astype(np.float32)
-        values[~valid] = 0
+            values[~valid] = 0
         frames = tuple(Frame(w, 1, w.midpoint, w.midpoint, w.midpoint, (f"scene-{w.start}",)) for w in request.bins)
         return Patch(values, valid, request.bands, grid, frames, {"requests": 1})
 

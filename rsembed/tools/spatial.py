@@ -11,12 +11,13 @@ import math
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyproj
 import shapely
 from numpy.typing import NDArray
+from pyproj.enums import TransformDirection
 
 from rsembed.core.errors import SpecError
 from rsembed.core.fetching import Grid
@@ -61,14 +62,19 @@ class GridArray:
         return len(self.epsg)
 
     def __getitem__(self, i: int) -> Grid:
-        return Grid(
-            int(self.epsg[i]),
-            float(self.x_min[i]),
-            float(self.y_max[i]),
-            self.scale_m,
-            int(self.height[i]),
-            int(self.width[i]),
-        )
+        epsg, x_min, y_max, height, width = self._rows[i]
+        return Grid(epsg, x_min, y_max, self.scale_m, height, width)
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, float, float, int, int]]:
+        columns = (self.epsg, self.x_min, self.y_max, self.height, self.width)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def centre_crops(self, height: Ints, width: Ints) -> GridArray:
+        """The central ``height`` x ``width`` pixels of each grid, shape (N,); margins must be whole pixels."""
+        x_min = self.x_min + (self.width - width) // 2 * self.scale_m
+        y_max = self.y_max - (self.height - height) // 2 * self.scale_m
+        return GridArray(self.epsg, x_min, y_max, height, width, self.scale_m)
 
     def footprints(self) -> NDArray[np.object_]:
         """Outlines as shapely geometries in OGC:CRS84; split in two where they cross the antimeridian."""
@@ -122,25 +128,34 @@ def utm_epsg(lon: Floats, lat: Floats) -> Ints:
 _local = threading.local()
 
 
-def _transformer(source: int, target: int) -> pyproj.Transformer:
+def _transformer(epsg: int) -> pyproj.Transformer:
+    """From degrees to metres of EPSG:``epsg``; the other way with direction INVERSE."""
     # pyproj's transformers must not be shared between threads.
-    cache: dict[tuple[int, int], pyproj.Transformer] | None = getattr(_local, "transformers", None)
+    cache: dict[int, pyproj.Transformer] | None = getattr(_local, "transformers", None)
     if cache is None:
         cache = _local.transformers = {}
-    if (source, target) not in cache:
-        cache[source, target] = pyproj.Transformer.from_crs(source, target, always_xy=True)
-    return cache[source, target]
+    if epsg not in cache:
+        zone, south = epsg % 100, epsg // 100 == 327
+        if epsg // 100 in (326, 327) and 1 <= zone <= 60:
+            # Spelled out, a UTM zone is ready in a sixth of the time that looking it up takes.
+            steps = "+step +proj=unitconvert +xy_in=deg +xy_out=rad +step +proj=utm +ellps=WGS84"
+            cache[epsg] = pyproj.Transformer.from_pipeline(
+                f"+proj=pipeline {steps} +zone={zone}{' +south' if south else ''}"
+            )
+        else:
+            cache[epsg] = pyproj.Transformer.from_crs(4326, epsg, always_xy=True)
+    return cache[epsg]
 
 
 def from_lonlat(epsg: int, lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
     """Degrees to metres of EPSG:``epsg``."""
-    x, y = _transformer(4326, epsg).transform(lon, lat)
+    x, y = _transformer(epsg).transform(lon, lat)
     return np.asarray(x, float), np.asarray(y, float)
 
 
 def to_lonlat(epsg: int, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Metres of EPSG:``epsg`` to degrees."""
-    lon, lat = _transformer(epsg, 4326).transform(x, y)
+    lon, lat = _transformer(epsg).transform(x, y, direction=TransformDirection.INVERSE)
     return np.asarray(lon, float), np.asarray(lat, float)
 
 

@@ -1,0 +1,144 @@
+"""A fetched patch as bytes: complete and unaltered, or recognised as neither.
+
+Record: ``magic, header length, payload length, crc32`` (little-endian), a JSON header, then
+the pixel values (as unsigned 16-bit numbers where that is exact) and the packed mask bits.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsembed.core.errors import SpecError
+from rsembed.core.fetching import Grid
+from rsembed.core.patch import Frame, Json, Patch
+from rsembed.core.specs import Window
+
+_MAGIC = b"RSE1"
+_PREFIX = struct.Struct("<4sIQI")
+PREFIX_BYTES = _PREFIX.size
+
+
+@dataclass(frozen=True)
+class RecordHeader:
+    """What a record says of its patch. ``start``: where the pixels begin in it; ``length``: its bytes."""
+
+    start: int
+    length: int
+    dtype: str
+    all_valid: bool
+    bands: tuple[str, ...]
+    grid: Grid
+    frames: tuple[Frame, ...]
+    provenance: Mapping[str, Json]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, C, H, W)."""
+        return (len(self.frames), len(self.bands), self.grid.height, self.grid.width)
+
+
+def record_length(prefix: bytes) -> int | None:
+    """Length in bytes of the record that begins with ``prefix``; None where no record begins."""
+    if len(prefix) < PREFIX_BYTES:
+        return None
+    magic, header_bytes, payload_bytes, _ = _PREFIX.unpack_from(prefix)
+    return PREFIX_BYTES + int(header_bytes) + int(payload_bytes) if magic == _MAGIC else None
+
+
+def is_intact(record: bytes | memoryview) -> bool:
+    """Whether ``record`` is complete and its checksum right."""
+    if len(record) < PREFIX_BYTES:
+        return False
+    magic, header_bytes, payload_bytes, checksum = _PREFIX.unpack_from(record)
+    complete = len(record) == PREFIX_BYTES + header_bytes + payload_bytes
+    return bool(magic == _MAGIC and complete and zlib.crc32(memoryview(record)[PREFIX_BYTES:]) == checksum)
+
+
+def encode(key: str, patch: Patch) -> tuple[bytes, RecordHeader]:
+    """``patch`` under ``key`` as a record."""
+    values, mask, grid = patch.values_tchw, patch.valid_tchw, patch.grid
+    small = _smallest(values)
+    all_valid = bool(mask.all())
+    text = json.dumps(
+        {
+            "key": key,
+            "dtype": small.dtype.str,
+            "all_valid": all_valid,
+            "bands": patch.bands,
+            "grid": [grid.epsg, grid.x_min, grid.y_max, grid.scale_m, grid.height, grid.width],
+            "frames": [_frame_to_json(frame) for frame in patch.frames],
+            "provenance": dict(patch.provenance),
+        },
+        separators=(",", ":"),
+    ).encode()
+    payload = small.tobytes() + (b"" if all_valid else np.packbits(mask).tobytes())
+    record = _PREFIX.pack(_MAGIC, len(text), len(payload), zlib.crc32(payload, zlib.crc32(text))) + text + payload
+    start = PREFIX_BYTES + len(text)
+    header = RecordHeader(
+        start, len(record), small.dtype.str, all_valid, patch.bands, grid, patch.frames, patch.provenance
+    )
+    return record, header
+
+
+def decode_header(record: bytes) -> tuple[str, RecordHeader]:
+    """Key and header of an intact record."""
+    _, header_bytes, _, _ = _PREFIX.unpack_from(record)
+    start = PREFIX_BYTES + header_bytes
+    fields = json.loads(record[PREFIX_BYTES:start])
+    header = RecordHeader(
+        start,
+        len(record),
+        fields["dtype"],
+        fields["all_valid"],
+        tuple(fields["bands"]),
+        Grid(*fields["grid"]),
+        tuple(_frame_from_json(frame) for frame in fields["frames"]),
+        fields["provenance"],
+    )
+    return fields["key"], header
+
+
+def decode(record: memoryview, header: RecordHeader) -> Patch | None:
+    """The patch of ``record``; None when its bytes are not what was written."""
+    if not is_intact(record):
+        return None
+    shape, dtype = header.shape, np.dtype(header.dtype)
+    count = math.prod(shape)
+    values = np.frombuffer(record, dtype, count, header.start).reshape(shape).astype(np.float32)
+    if header.all_valid:
+        valid = np.ones(shape, dtype=np.bool_)
+    else:
+        bits = np.frombuffer(record, np.uint8, -1, header.start + count * dtype.itemsize)
+        valid = np.unpackbits(bits, count=count).astype(np.bool_).reshape(shape)
+    return Patch(values, valid, header.bands, header.grid, header.frames, header.provenance)
+
+
+def _smallest(values: NDArray[np.float32]) -> NDArray[np.uint16] | NDArray[np.float32]:
+    """``values`` as unsigned 16-bit numbers where that loses nothing (half the bytes), else as they are."""
+    with np.errstate(invalid="ignore"):
+        small = values.astype(np.uint16)
+    exact = (small == values).all() and not np.signbit(values).any()
+    return small if exact else values
+
+
+def _frame_to_json(frame: Frame) -> list[Any]:
+    days = (frame.window.start, frame.window.end, frame.date, frame.first_date, frame.last_date)
+    return [frame.n_images, list(frame.scene_ids), *(None if day is None else day.toordinal() for day in days)]
+
+
+def _frame_from_json(value: list[Any]) -> Frame:
+    n_images, scenes, *ordinals = value
+    start, end, day, first, last = (None if n is None else dt.date.fromordinal(n) for n in ordinals)
+    if start is None or end is None:
+        raise SpecError("a stored frame has no window")
+    return Frame(Window(start, end), n_images, day, first, last, tuple(scenes))
