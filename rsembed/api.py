@@ -34,8 +34,8 @@ from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
-from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions
+from rsembed.pipelines.rows.table import RowOptions
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places, export
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.factory import make_provider

@@ -17,11 +17,11 @@ from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
-from rsembed.pipelines.row_places import GEOMETRY_NAMES, LAT_NAMES, LON_NAMES
-from rsembed.pipelines.row_windows import WindowPolicy
+from rsembed.pipelines.rows.formats_memory import is_data_frame
+from rsembed.pipelines.rows.places import GEOMETRY_NAMES, LAT_NAMES, LON_NAMES
+from rsembed.pipelines.rows.source import find_column
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import export
-from rsembed.pipelines.table_memory import is_data_frame
-from rsembed.pipelines.tables import find_column
 from rsembed.progress_bars import progress_for
 from rsembed.providers.base import ProviderBase
 from rsembed.tools.tiling import Context

@@ -24,8 +24,8 @@ from rsembed.embedders.registry import register
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import RunPlan, plan_run
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
-from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions, RowTable, build_rows
+from rsembed.pipelines.rows.table import RowOptions, RowTable, build_rows
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import export
 from rsembed.testing.null import COLLECTION, NullEmbedder, NullProvider
 from rsembed.tools.tiling import FULL

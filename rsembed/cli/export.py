@@ -31,11 +31,11 @@ from rsembed.pipelines import runner
 from rsembed.pipelines.estimate import RunEstimate, estimate_run
 from rsembed.pipelines.plan import RunPlan, plan_run
 from rsembed.pipelines.request import ExportConfig, ExportTarget, RunRequest
-from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions, RowTable
+from rsembed.pipelines.rows.formats import open_table
+from rsembed.pipelines.rows.table import RowOptions, RowTable
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import scratch_rows
 from rsembed.pipelines.servable import check_places
-from rsembed.pipelines.table_sources import open_table
 from rsembed.tools.temporal import parse_days
 
 EPILOG = """\b

@@ -8,7 +8,7 @@ import numpy as np
 
 from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, request_key, sharing_report
 from rsembed.pipelines.prefetch import FetchUnit
-from rsembed.pipelines.rows import RowShard, RowTable
+from rsembed.pipelines.rows.table import RowShard, RowTable
 from rsembed.tools.tiling import Footprint
 
 BLOCK_ROWS = 65_536

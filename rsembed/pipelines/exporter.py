@@ -31,7 +31,7 @@ from rsembed.pipelines.plan import ModelPlan, RunPlan, fingerprint
 from rsembed.pipelines.prefetch import FetchedUnit, FetchUnit, PrefetchManager
 from rsembed.pipelines.progress import ProgressListener, SilentProgress
 from rsembed.pipelines.retry import RetryPolicy
-from rsembed.pipelines.rows import RowTable
+from rsembed.pipelines.rows.table import RowTable
 from rsembed.pipelines.run_state import RunShape, RunState
 from rsembed.pipelines.shard_table import failure_records, merge, model_schema, shard_table, status_counts
 from rsembed.providers.base import ProviderBase

@@ -24,7 +24,7 @@ from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan
 from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager, RowFailure
 from rsembed.pipelines.request import ExportConfig
 from rsembed.pipelines.retry import RetryPolicy
-from rsembed.pipelines.row_windows import WindowPolicy
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import scratch_rows, single_model
 from rsembed.pipelines.servable import check_places
 from rsembed.providers.base import ProviderBase

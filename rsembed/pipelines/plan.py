@@ -27,7 +27,7 @@ from rsembed.embedders.options import make_config
 from rsembed.embedders.registry import REGISTRY
 from rsembed.embedders.weights import WeightsHandle, WeightsLock
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
-from rsembed.pipelines.rows import RowShard
+from rsembed.pipelines.rows.table import RowShard
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import canonical_bands, grid_rule
 from rsembed.tools.spatial import GridArray, GridRule, box_pixels, even_pixels, snapped_grids

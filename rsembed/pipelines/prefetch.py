@@ -23,7 +23,7 @@ from rsembed.core.patch import Patch
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.plan import FetchGroup, Ints, request_key
 from rsembed.pipelines.retry import RetryPolicy, call_with_retry
-from rsembed.pipelines.rows import RowShard
+from rsembed.pipelines.rows.table import RowShard
 from rsembed.providers.base import ProviderBase
 from rsembed.tools.spatial import GridArray
 from rsembed.tools.tiling import Footprint

@@ -27,11 +27,11 @@ from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportTarget, RunRequest
 from rsembed.pipelines.retry import RetryPolicy
-from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions, RowTable, build_rows
+from rsembed.pipelines.rows.formats import open_table
+from rsembed.pipelines.rows.table import RowOptions, RowTable, build_rows
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.scratch_folder import scratch_folder
 from rsembed.pipelines.servable import check_places
-from rsembed.pipelines.table_sources import open_table
 from rsembed.providers.base import ProviderBase
 
 

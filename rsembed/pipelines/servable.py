@@ -7,9 +7,9 @@ import numpy as np
 from rsembed.core.errors import ModelError, RowError, SpecError
 from rsembed.core.specs import MAX_LATITUDE, MIN_LATITUDE
 from rsembed.pipelines.plan import FetchGroup, RunPlan
-from rsembed.pipelines.row_places import BOX
-from rsembed.pipelines.row_shard import RowShard
-from rsembed.pipelines.rows import RowTable
+from rsembed.pipelines.rows.places import BOX
+from rsembed.pipelines.rows.shard import RowShard
+from rsembed.pipelines.rows.table import RowTable
 
 _CHUNK = 65536
 _MERCATOR_LATITUDE = 85.06

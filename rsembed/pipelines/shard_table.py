@@ -14,7 +14,7 @@ from rsembed.pipelines.checkpoint import FailureRecord
 from rsembed.pipelines.inference import RowRecord, ShardOutcome
 from rsembed.pipelines.plan import ModelPlan, RunPlan
 from rsembed.pipelines.prefetch import FetchUnit
-from rsembed.pipelines.rows import RowShard
+from rsembed.pipelines.rows.table import RowShard
 from rsembed.tools.spatial import GridArray
 from rsembed.writers.dataset import PartColumns, build_part, part_schema
 

@@ -21,8 +21,8 @@ from rsembed.embedders.batching import StoppedError
 from rsembed.pipelines.exporter import BatchExporter
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import plan_run
-from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions
+from rsembed.pipelines.rows.table import RowOptions
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.testing.null import NullProvider
 from tests.builders import (
     YEAR,

@@ -34,7 +34,7 @@ class _ColumnHash:
 
 
 class RowsDigest:
-    """sha256 over rows in ``seq`` order; columns of canonical types (see ``row_columns``)."""
+    """sha256 over rows in ``seq`` order; columns of canonical types (see ``columns``)."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rsembed.core.specs import BBox, PointBuffer, Window
-from rsembed.pipelines.row_places import BOX, Places, places_wkb
+from rsembed.pipelines.rows.places import BOX, Places, places_wkb
 
 Dates = NDArray[np.datetime64]
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rsembed.pipelines.tables import BATCH_ROWS
+from rsembed.pipelines.rows.source import BATCH_ROWS
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from rsembed.core.errors import SpecError
-from rsembed.pipelines.row_columns import carried_schema, id_column, read_carried, read_ids
-from rsembed.pipelines.row_digest import RowsDigest
-from rsembed.pipelines.row_order import ScratchRows, find_duplicates, identity_hashes, sorted_positions
-from rsembed.pipelines.row_places import PlaceColumns, place_columns, read_places
-from rsembed.pipelines.row_problems import BadRows, Problems
-from rsembed.pipelines.row_shard import RowShard
-from rsembed.pipelines.row_windows import WindowColumns, WindowPolicy, read_windows
-from rsembed.pipelines.table_sources import open_table
-from rsembed.pipelines.tables import BATCH_ROWS, TableSource
+from rsembed.pipelines.rows.columns import carried_schema, id_column, read_carried, read_ids
+from rsembed.pipelines.rows.digest import RowsDigest
+from rsembed.pipelines.rows.formats import open_table
+from rsembed.pipelines.rows.order import ScratchRows, find_duplicates, identity_hashes, sorted_positions
+from rsembed.pipelines.rows.places import PlaceColumns, place_columns, read_places
+from rsembed.pipelines.rows.problems import BadRows, Problems
+from rsembed.pipelines.rows.shard import RowShard
+from rsembed.pipelines.rows.source import BATCH_ROWS, TableSource
+from rsembed.pipelines.rows.windows import WindowColumns, WindowPolicy, read_windows
 from rsembed.tools.hilbert import hilbert_keys
 
 Ints = NDArray[np.int64]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from rsembed.core.errors import SpecError
-from rsembed.pipelines.tables import TableSource, find_column, reading
+from rsembed.pipelines.rows.source import TableSource, find_column, reading
 
 _BLOCK_BYTES = 8 << 20
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import Window, parse_date
-from rsembed.pipelines.row_problems import Problems
-from rsembed.pipelines.tables import find_column
+from rsembed.pipelines.rows.problems import Problems
+from rsembed.pipelines.rows.source import find_column
 from rsembed.tools.temporal import last_complete_year
 
 Days = NDArray[np.int64]

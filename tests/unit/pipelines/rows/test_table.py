@@ -19,10 +19,10 @@ from pyarrow import csv, parquet
 
 from rsembed.core.errors import RowError, RSEmbedError, SpecError
 from rsembed.core.specs import BBox, PointBuffer, Window
-from rsembed.pipelines.row_order import ScratchRows, find_duplicates, identity_hashes, sorted_positions
-from rsembed.pipelines.row_windows import WindowPolicy
-from rsembed.pipelines.rows import RowOptions, RowTable, build_rows
-from rsembed.pipelines.table_sources import open_table
+from rsembed.pipelines.rows.formats import open_table
+from rsembed.pipelines.rows.order import ScratchRows, find_duplicates, identity_hashes, sorted_positions
+from rsembed.pipelines.rows.table import RowOptions, RowTable, build_rows
+from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.tools.hilbert import hilbert_keys
 
 YEAR = Window(dt.date(2022, 1, 1), dt.date(2023, 1, 1))

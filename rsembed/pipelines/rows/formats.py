@@ -12,9 +12,9 @@ import pyproj
 from pyarrow import parquet
 
 from rsembed.core.errors import SpecError
-from rsembed.pipelines.table_csv import csv_source
-from rsembed.pipelines.table_memory import arrow_source, frame_source, is_data_frame, place_source
-from rsembed.pipelines.tables import BATCH_ROWS, TableSource, reading, source_crs
+from rsembed.pipelines.rows.formats_csv import csv_source
+from rsembed.pipelines.rows.formats_memory import arrow_source, frame_source, is_data_frame, place_source
+from rsembed.pipelines.rows.source import BATCH_ROWS, TableSource, reading, source_crs
 
 _PARQUET = (".parquet", ".geoparquet", ".pq")
 _CSV = (".csv", ".tsv")

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsembed.core.errors import SpecError
-from rsembed.pipelines.row_problems import Problems
-from rsembed.pipelines.tables import TableSource, find_column
+from rsembed.pipelines.rows.problems import Problems
+from rsembed.pipelines.rows.source import TableSource, find_column
 
 RESERVED = (
     "id", "row", "seq", "start", "end", "status", "lon", "lat", "geometry", "footprint", "bbox", "epsg", "n_images",

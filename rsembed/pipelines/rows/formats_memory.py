@@ -10,7 +10,7 @@ import shapely
 
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import BBox, PointBuffer
-from rsembed.pipelines.tables import BATCH_ROWS, TableSource, reading, source_crs
+from rsembed.pipelines.rows.source import BATCH_ROWS, TableSource, reading, source_crs
 
 
 def arrow_source(table: pa.Table, *, name: str = "the table", **known: object) -> TableSource:

@@ -13,8 +13,8 @@ import shapely
 from numpy.typing import NDArray
 
 from rsembed.core.errors import SpecError
-from rsembed.pipelines.row_problems import Problems
-from rsembed.pipelines.tables import TableSource, find_column
+from rsembed.pipelines.rows.problems import Problems
+from rsembed.pipelines.rows.source import TableSource, find_column
 
 Floats = NDArray[np.float64]
 

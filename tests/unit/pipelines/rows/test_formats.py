@@ -15,8 +15,8 @@ from pyarrow import parquet
 
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import BBox, PointBuffer
-from rsembed.pipelines.table_sources import open_table
-from rsembed.pipelines.tables import TableSource
+from rsembed.pipelines.rows.formats import open_table
+from rsembed.pipelines.rows.source import TableSource
 
 PLACES = pa.table({"id": ["a", "b", "c"], "lon": [1.0, 2.0, 3.0], "lat": [4.0, 5.0, 6.0]})
 

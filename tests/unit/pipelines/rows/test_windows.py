@@ -10,8 +10,8 @@ import pytest
 
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import Window
-from rsembed.pipelines.row_problems import Problems
-from rsembed.pipelines.row_windows import WindowPolicy, read_windows
+from rsembed.pipelines.rows.problems import Problems
+from rsembed.pipelines.rows.windows import WindowPolicy, read_windows
 
 TODAY = dt.date(2024, 5, 5)
 JUNE = Window(dt.date(2022, 6, 1), dt.date(2022, 7, 1))

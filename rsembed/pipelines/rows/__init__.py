@@ -1,0 +1,1 @@
+"""From any table of places to numbered, validated, ordered rows."""
