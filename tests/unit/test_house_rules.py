@@ -57,6 +57,7 @@ class Import:
 
 
 @cache
+@cache
 def sources(*folders: str) -> dict[Path, ast.Module]:
     """Every Python file below ``folders``, parsed."""
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
