@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
 from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import FileCheckpoint, PartRecord
@@ -139,8 +137,6 @@ class BatchExporter:
             self._folder.remove_tmp()
             if not self._is_finished(state):
                 self._folder.manifest.unlink(missing_ok=True)
-                # Arrow's allocator keeps what it once had, here for reading the table.
-                pa.default_memory_pool().release_unused()
                 self._work(state, name)
                 seconds = time.monotonic() - began
                 self._finish(state, name, description, seconds)
@@ -259,8 +255,6 @@ class BatchExporter:
             self._progress.advance("embed", len(outcome.slots))
         if not self._plan.config.keep_inputs:
             fetched.pack.path.unlink(missing_ok=True)
-        # Arrow's allocator keeps what it once had; a long run would look as if it grew.
-        pa.default_memory_pool().release_unused()
 
     def _write_shard(
         self, state: RunState, name: str, unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, requests: int

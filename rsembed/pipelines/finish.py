@@ -58,7 +58,6 @@ def finish_run(
     for label in labels:
         for part in state.parts_to_compact(label):
             _compact(state, folder, label, part, schemas[label])
-            pa.default_memory_pool().release_unused()  # else what reading took adds up to a run's peak
         _remove_shards(folder, label)
         _check_listing(state, folder, label)
     parts = [record for label in labels for record in state.parts_of(label)]

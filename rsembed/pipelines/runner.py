@@ -21,6 +21,7 @@ from rsembed.pipelines.arrays import array_inputs
 from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
+from rsembed.pipelines.memory import returned_memory
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, lock_weights, plan_run
 from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
@@ -61,7 +62,7 @@ def export(
     ``on_planned`` is told the plan and the rows once both are known to be good.
     """
     plan = plan_run(request, provider, settings)
-    with scratch_rows(source, windows, target.out, row_options) as table:
+    with returned_memory(), scratch_rows(source, windows, target.out, row_options) as table:
         check_places(plan, table)
         on_planned(plan, table)
         plan = lock_weights(plan, settings, read_lock(OutputFolder(target.out)))
