@@ -186,6 +186,10 @@ def _prep(input_prep: InputPrep | None) -> InputPrepSpec:
 
 def _window(temporal: Temporal) -> tuple[Window, bool]:
     if temporal is not None:
+        if not isinstance(temporal, TemporalSpec):
+            raise SpecError(
+                f"temporal must be TemporalSpec.year(2022) or TemporalSpec.range(start, end), got {temporal!r}"
+            )
         return temporal.window, False
     window = last_complete_year(dt.datetime.now(dt.UTC).date())
     warnings.warn(f"no temporal was given: the last complete year is used ({window})", UserWarning, stacklevel=4)

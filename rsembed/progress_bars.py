@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ def progress_for(show: bool = True) -> ProgressListener:
         return SilentProgress()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return BarProgress()
-    return LineProgress()
+    return LineProgress(short_runs=False)
 
 
 class BarProgress:
@@ -39,7 +40,9 @@ class BarProgress:
             for stage, total in totals.items():
                 if total:
                     position = len(self._bars)
-                    self._bars[stage] = tqdm(desc=stage, total=total, unit=" rows", position=position, smoothing=0.1)
+                    self._bars[stage] = tqdm(
+                        desc=stage, total=total, unit=" rows", position=position, smoothing=0.1, ncols=_columns()
+                    )
 
     def advance(self, stage: str, rows: int) -> None:
         """See :class:`ProgressListener`."""
@@ -61,6 +64,14 @@ class BarProgress:
             self._bars.clear()
 
 
+def _columns() -> int | None:
+    """80 on a terminal that says it has no width, where a bar would be nothing; None: tqdm finds out."""
+    try:
+        return None if os.get_terminal_size(sys.stderr.fileno()).columns else 80
+    except (OSError, ValueError):
+        return None
+
+
 @dataclass
 class _Stage:
     total: int
@@ -70,13 +81,22 @@ class _Stage:
 
 
 class LineProgress:
-    """A :class:`ProgressListener` for logs: at most one line a stage in ``every_s`` seconds, and one at its end."""
+    """A :class:`ProgressListener` for logs: at most one line a stage in ``every_s`` seconds, and one at its end.
+
+    ``short_runs``: tell also of what takes less than ``every_s``.
+    """
 
     def __init__(
-        self, stream: TextIO | None = None, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | None = None,
+        *,
+        every_s: float = 10.0,
+        short_runs: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
         self._every_s = every_s
+        self._short_runs = short_runs
         self._clock = clock
         self._began = clock()
         self._stages: dict[str, _Stage] = {}
@@ -96,7 +116,8 @@ class LineProgress:
                 return
             known.done += rows
             now = self._clock()
-            if known.done >= known.total or now - known.said_at >= self._every_s:
+            ended = known.done >= known.total and (self._short_runs or now - self._began >= self._every_s)
+            if ended or now - known.said_at >= self._every_s:
                 self._say(stage, known, now)
 
     def note(self, message: str) -> None:
@@ -107,7 +128,7 @@ class LineProgress:
         """See :class:`ProgressListener`."""
         with self._lock:
             for stage, known in self._stages.items():
-                if known.done != known.said_done:
+                if known.done != known.said_done and self._short_runs:
                     self._say(stage, known, self._clock())
             self._stages.clear()
 

@@ -122,7 +122,7 @@ def _frame(table: object) -> Any:
     """``table`` as a (Geo)DataFrame."""
     if is_data_frame(table):
         return table
-    if isinstance(table, Sequence) and not isinstance(table, (str, bytes)):
+    if isinstance(table, (Sequence, np.ndarray)) and not isinstance(table, (str, bytes)):
         import pandas as pd
 
         try:

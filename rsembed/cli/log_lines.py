@@ -26,6 +26,9 @@ def set_up_logging(verbose: int) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose > 1 else logging.WARNING)
+    if not verbose:
+        # The hub's client tells of every retry; what it comes to is our own error's to say.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     for name in ("rsembed", "workers"):
         logging.getLogger(name).setLevel(level)

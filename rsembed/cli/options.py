@@ -117,6 +117,7 @@ class SensorOptions:
         if self.collection is None:
             return None
         given = {name: value for name, value in self._settings().items() if value is not None}
+        given.setdefault("cloudy_pct", "recipe")
         return SensorSpec(self.collection, names(self.bands) or (), modality=modality, **given)
 
     def fetch(self) -> FetchSpec | None:

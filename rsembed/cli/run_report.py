@@ -34,13 +34,16 @@ def backend_line(plan: RunPlan) -> str:
     """Which source was chosen."""
     about = plan.provider if isinstance(plan.provider, dict) else {}
     where = about.get("catalog") or about.get("source") or about.get("project")
+    if isinstance(where, str) and where.startswith("sha256:"):
+        where = f"the catalogue whose content is {where[:19]}"
     return f"imagery   {about.get('backend', 'unknown')}" + (f", {where}" if where else "")
 
 
 def plan_lines(plan: RunPlan, estimate: RunEstimate) -> list[str]:
     """The plan in a few lines."""
     lines = [backend_line(plan)]
-    lines.append(f"rows      {count(estimate.rows, 'row')} in {count(estimate.shards, 'shard')}")
+    shards = count(estimate.shards, "shard")
+    lines.append(f"rows      {count(estimate.rows, 'row')} in {shards}, days {estimate.windows}")
     lines += [_group_line(group) for group in estimate.groups]
     lines += [_model_line(model) for model in estimate.models]
     return lines + [f"warning   {text}" for text in estimate.warnings]
@@ -117,9 +120,17 @@ def summary_lines(summary: ExportSummary) -> list[str]:
     failing = {label: classes for label, classes in summary.failures.items() if classes}
     for label, classes in failing.items():
         lines.append(f"failed: {label}: " + ", ".join(f"{n} {name}" for name, n in sorted(classes.items())))
+        message, times = summary.reasons[label]
+        lines.append(f"  {times:,} of them: {message[:300]}")
     if failing:
-        lines.append(f"  why: {show_command(summary.out / 'failures.parquet')}")
-        lines.append("  run the same command again to retry them")
+        lines.append(f"  all: {show_command(summary.out / 'failures.parquet')}")
+        lines.append("  the same command tries them again")
+    for label, counts in summary.counts.items():
+        if counts.get(RowStatus.NO_DATA.value, 0) == summary.n_rows:
+            lines.append(
+                f"warning: {label}: no row has imagery. Does the window fit the imagery ({summary.windows})? Does the "
+                "catalogue cover these places? Are lon and lat swapped?"
+            )
     lines.append(f"files: {', '.join(f'{summary.out / label}/part-*.parquet' for label in summary.counts)}")
     lines.append(f"       {summary.out / 'manifest.json'}, failures.parquet, parts.parquet, report.json")
     return [*lines, *open_lines(summary.out / next(iter(summary.counts)))]

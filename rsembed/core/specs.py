@@ -176,8 +176,10 @@ def _require_scale(scale_m: float) -> None:
         raise SpecError(f"scale_m must be a positive number of metres, got {scale_m!r}")
 
 
-def _require_cloudy(cloudy_pct: float | None) -> None:
-    if cloudy_pct is not None and not (_is_finite(cloudy_pct) and 0 <= cloudy_pct <= 100):
+def _require_cloudy(cloudy_pct: object) -> None:
+    if cloudy_pct is None:
+        return
+    if not (isinstance(cloudy_pct, (int, float)) and _is_finite(cloudy_pct) and 0 <= cloudy_pct <= 100):
         raise SpecError(f"cloudy_pct must lie in 0..100 per cent or be None, got {cloudy_pct!r}")
 
 
@@ -196,14 +198,15 @@ ORBITS = ("ASCENDING", "DESCENDING")
 class SensorSpec:
     """What to fetch, spelled out by the user instead of taken from the model's card.
 
-    ``scale_m`` metres per pixel; ``cloudy_pct`` keeps scenes with at most that cloud
-    cover (None: all); ``fill_value`` in raw units stands where there is no data.
+    ``scale_m`` metres per pixel; ``cloudy_pct`` keeps scenes with at most that cloud cover
+    (None: all; ``"recipe"``: the filter of the recipe in force); ``fill_value`` in raw units
+    stands where there is no data.
     """
 
     collection: str
     bands: tuple[str, ...]
     scale_m: float = 10.0
-    cloudy_pct: float | None = 30
+    cloudy_pct: float | Literal["recipe"] | None = 30
     fill_value: float = 0.0
     composite: Composite = "median"
     modality: str | None = None
@@ -221,7 +224,8 @@ class SensorSpec:
         if not self.bands:
             raise SpecError("bands must name at least one band")
         _require_scale(self.scale_m)
-        _require_cloudy(self.cloudy_pct)
+        if self.cloudy_pct != "recipe":
+            _require_cloudy(self.cloudy_pct)
         _require_choice("composite", self.composite, COMPOSITES)
         if self.orbit is not None:
             object.__setattr__(self, "orbit", self.orbit.upper())

@@ -157,7 +157,7 @@ class EmbedderBase(ABC):
             )
         # A filter that the user names is obeyed to the letter, never relaxed.
         asked = sensor.cloudy_pct if sensor is not None else fetch.cloudy_pct if fetch is not None else None
-        if sensor is not None or asked is not None:
+        if asked != "recipe" and (sensor is not None or asked is not None):
             common = replace(common, clouds=replace(common.clouds, scene_pct=asked, relax_pct=None))
         return common
 

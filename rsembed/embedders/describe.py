@@ -7,7 +7,7 @@ from typing import Any
 from rsembed.core.card import InputContract, ModelCard, Option, WeightsFile
 from rsembed.embedders.base import EmbedderConfig
 
-BACKENDS = {"onthefly": ["gee", "stac", "raster"], "precomputed": ["product"]}
+BACKENDS = {"onthefly": ["stac", "raster"], "precomputed": ["product"]}
 
 
 def describe_card(card: ModelCard, config: EmbedderConfig | None = None) -> dict[str, Any]:

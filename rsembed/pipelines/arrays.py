@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,9 +14,13 @@ from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import Spatial, Window
 from rsembed.pipelines.inference import RowInput
 from rsembed.pipelines.plan import ModelPlan
+from rsembed.providers.collections import collection_info
 from rsembed.tools.spatial import to_grid_centre
 from rsembed.tools.temporal import equal_bins
 from rsembed.tools.tiling import plan_footprint
+
+LIKELY_REFLECTANCE = 1.5
+"""Digital numbers of a whole image never stay below this; reflectances do."""
 
 
 def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, window: Window) -> RowInput:
@@ -26,7 +31,10 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
     dated at their mid-points. Raises ModelError for another shape.
     """
     contract = model.embedder.contract
-    values = np.asarray(array, dtype=np.float32)
+    given = np.asarray(array)
+    if not (np.issubdtype(given.dtype, np.floating) or np.issubdtype(given.dtype, np.integer)):
+        raise ModelError(f"{model.embedder.card.id} takes an array of real numbers, got dtype {given.dtype}")
+    values = given.astype(np.float32)
     if values.ndim == 3:
         values = values[None]
     if values.ndim != 4 or values.shape[1] != len(contract.bands) or 0 in values.shape:
@@ -36,6 +44,15 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
         )
     frames, _, height, width = values.shape
     valid = np.isfinite(values)
+    if not valid.any():
+        raise ModelError("the array holds no finite pixel; nothing can be embedded")
+    if collection_info(contract.collection).unit == "dn" and values[valid].max() <= LIKELY_REFLECTANCE:
+        warnings.warn(
+            f"the array's largest value is {values[valid].max():g}, but {model.embedder.card.id} takes raw digital "
+            "numbers (0..10000); multiply reflectance by 10000",
+            UserWarning,
+            stacklevel=2,
+        )
     bins = equal_bins(window, frames)
     # A frame of which nothing is valid is an empty bin, in an array as in a fetch.
     counted = [int(valid[t].any()) for t in range(frames)]

@@ -59,6 +59,7 @@ class RunEstimate:
 
     rows: int
     shards: int
+    windows: str
     groups: tuple[GroupEstimate, ...]
     models: tuple[ModelEstimate, ...]
     not_shared: tuple[str, ...]
@@ -113,12 +114,20 @@ def estimate_run(plan: RunPlan, table: RowTable, *, distinct_up_to: int = DISTIN
     return RunEstimate(
         rows=table.n_rows,
         shards=-(-table.n_rows // plan.config.shard_size),
+        windows=str(table.span),
         groups=group_estimates,
         models=model_estimates,
         not_shared=tuple(sharing_report(plan.groups)),
-        warnings=tuple(_warnings(model_estimates)),
+        warnings=(*_warnings(model_estimates), *_unused(table)),
         fetch_s=requests * REMOTE_REQUEST_S / plan.config.fetch_workers if _is_remote(plan) else None,
     )
+
+
+def _unused(table: RowTable) -> list[str]:
+    """Columns that look as if they said when, and were only carried."""
+    if "date" not in table.carried.names:
+        return []
+    return ["the column 'date' does not say when here; --around 45d would take the days around it"]
 
 
 def _count(

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -42,10 +42,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """How a run ended. ``counts``: label -> rows by status; ``failures``: label -> rows by error class.
+    """How a run ended.
 
-    ``resumed_rows``: rows x models that an earlier process had done. ``requests``: provider
-    requests of this process. ``seconds``: its wall time.
+    ``counts``: label -> rows by status; ``failures``: label -> rows by error class; ``reasons``:
+    label -> the commonest failure message and its number. ``windows``: from the first day of any
+    row to the last. ``resumed_rows``: rows x models that an earlier process had done.
+    ``requests``: provider requests of this process. ``seconds``: its wall time.
     """
 
     out: Path
@@ -57,6 +59,8 @@ class ExportSummary:
     requests: int
     seconds: float
     skipped_rows: int = 0
+    reasons: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    windows: str = ""
 
     @property
     def n_failed(self) -> int:
@@ -114,9 +118,17 @@ class BatchExporter:
         KeyboardInterrupt passes through with everything committed so far kept.
         """
         began = time.monotonic()
-        rows: dict[str, Json] = {"count": self._table.n_rows, "digest": self._table.digest}
+        # The span says nothing that the digest does not, but people understand it.
+        rows: dict[str, Json] = {
+            "count": self._table.n_rows,
+            "digest": self._table.digest,
+            "windows_within": str(self._table.span),
+        }
         description = dict(self._plan.describe()) | {"rows": rows}
         name = fingerprint(description, self._table.digest)
+        if not self._folder.run_file.exists():
+            # A checkpoint that does not fit is found before anything is written or fetched.
+            self._load_models()
         try:
             with self._folder.lock():
                 self._folder.claim(name, description)
@@ -147,6 +159,10 @@ class BatchExporter:
             self._progress.finish()
             checkpoint.close()
         return state, resumed
+
+    def _load_models(self) -> None:
+        for model in self._plan.models:
+            model.embedder.load(model.device)
 
     def _lock_weights(self) -> None:
         pins = {m.label: m.weights.to_json() for m in self._plan.models if m.weights is not None}
@@ -312,6 +328,15 @@ class BatchExporter:
         }
         write_report(self._folder, report)
 
+    def _reasons(self, state: RunState) -> dict[str, tuple[str, int]]:
+        """Label -> the commonest message among its failures, and how many rows it has."""
+        found = {}
+        for model in self._plan.models:
+            messages = Counter(f.message for r in state.records_of(model.label) for f in r.failures)
+            if messages:
+                found[model.label] = messages.most_common(1)[0]
+        return found
+
     def _failures(self, state: RunState) -> dict[str, dict[str, int]]:
         """Label -> failed rows by error class."""
         return {
@@ -326,6 +351,8 @@ class BatchExporter:
             n_rows=self._table.n_rows,
             counts={model.label: status_totals(state, model.label) for model in self._plan.models},
             failures=self._failures(state),
+            reasons=self._reasons(state),
+            windows=str(self._table.span),
             resumed_rows=resumed,
             requests=self._usage.requests,
             seconds=seconds,

@@ -89,10 +89,15 @@ def scratch_rows(
 ) -> Iterator[RowTable]:
     """The rows of ``source``, kept in a scratch folder (beside ``near`` if given) while the block runs."""
     folder = Path(tempfile.gettempdir()) if near is None else near.absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(".rsembed-rows-", folder) as scratch:
-        opened = open_table(source)
-        yield build_rows(opened, windows=windows, scratch_dir=scratch, options=options or RowOptions())
+    opened = open_table(source)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(scratch_folder(".rsembed-rows-", folder))
+            table = build_rows(opened, windows=windows, scratch_dir=scratch, options=options or RowOptions())
+        except OSError as exc:
+            raise ExportError(f"cannot write to {folder}: {exc}; choose another output folder") from exc
+        yield table
 
 
 def embed_places(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import parquet
 
 from rsembed.core.errors import SpecError
+from rsembed.core.specs import Window
 from rsembed.pipelines.rows.columns import carried_schema, id_column, read_carried, read_ids
 from rsembed.pipelines.rows.digest import RowsDigest
 from rsembed.pipelines.rows.formats import open_table
@@ -106,6 +108,13 @@ class RowTable:
             carried=batch.select(self.carried.names),
             index=index,
         )
+
+    @property
+    def span(self) -> Window:
+        """From the first day of any row's window to the end of the last one."""
+        starts = [pc.min(batch.column("start")).as_py() for batch in self._batches]
+        ends = [pc.max(batch.column("end")).as_py() for batch in self._batches]
+        return Window(min(starts), max(ends))
 
     @property
     def scratch_dir(self) -> Path:
