@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from tqdm.auto import tqdm as Bar
 
 
-def progress_for(show: bool = True) -> ProgressListener:
-    """The listener that suits where we run: bars for a terminal or a notebook, else lines; silent unless ``show``."""
+def progress_for(show: bool = True, *, short_runs: bool = False) -> ProgressListener:
+    """The listener that suits where we run: bars for a terminal or a notebook, else lines; silent unless ``show``.
+
+    ``short_runs``: lines also for a run of a few seconds.
+    """
     if not show:
         return SilentProgress()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return BarProgress()
-    return LineProgress(short_runs=False)
+    return LineProgress(short_runs=short_runs)
 
 
 class BarProgress:
