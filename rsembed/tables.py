@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -83,6 +84,8 @@ def embed(
     if not len(frame):
         return cast("T", _with_answers(frame, {}, {}))
     window = TemporalSpec.year(year) if year is not None else temporal
+    if window is None and around_days is None and not _says_when(frame):
+        warnings.warn("neither year nor temporal was given: the last complete year is used", UserWarning, stacklevel=2)
     config = ExportConfig(
         batch_size=batch_size,
         threads=threads,
@@ -160,6 +163,11 @@ def _places_only(frame: Any) -> Any:
     if geometry is None and len(place) != 2:
         return frame  # on to the error that says what is looked for
     return frame[[*place, *when]].assign(id=np.arange(len(frame)))
+
+
+def _says_when(frame: Any) -> bool:
+    names = [name for name in frame.columns if isinstance(name, str)]
+    return any(find_column(names, (each,)) for each in ("start", "year"))
 
 
 def _answers(summary: ExportSummary) -> tuple[dict[int, Any], dict[int, str]]:

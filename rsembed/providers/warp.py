@@ -263,7 +263,11 @@ def _axis_overlaps(first: float, step: float, n: int, source: tuple[float, float
 
 @lru_cache(maxsize=64)
 def _boxes(source: Lattice, target: Lattice) -> BoxPlan | None:
-    """Where ``target``'s pixels lie in ``source``, from their first and last corners as GDAL takes them."""
+    """Where ``target``'s pixels lie in ``source``: the box between each one's first and last corner.
+
+    Across projections GDAL's average weighs the edges of such boxes a little differently, and not
+    the same in a grid and in its crop; here a crop has to be equal to the bit.
+    """
     rows, cols = np.meshgrid(np.arange(target.height + 1.0), np.arange(target.width + 1.0), indexing="ij")
     row, col = _source_position(source, target, rows.ravel(), cols.ravel())
     row, col = row.reshape(rows.shape), col.reshape(cols.shape)

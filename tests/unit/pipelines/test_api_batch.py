@@ -11,12 +11,14 @@ import pytest
 import rsembed
 from rsembed import api
 from rsembed.core.embedding import Embedding
-from rsembed.core.errors import CollectionGapError, ModelError, ProviderError, RowError, SpecError
+from rsembed.core.errors import CollectionGapError, ExportError, ModelError, ProviderError, RowError, SpecError
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.specs import BBox, FetchSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
+from rsembed.embedders.options import make_config
+from rsembed.embedders.registry import REGISTRY
 from rsembed.model import Model
 from rsembed.pipelines.request import ExportConfig, ExportTarget
-from rsembed.testing.null import COLLECTION, NullProvider
+from rsembed.testing.null import COLLECTION, NullEmbedder, NullProvider
 from tests.builders import TEMPORAL, CountingProvider, Flaky, at_lon, by_id
 
 PLACES = [PointBuffer(2.0 + 0.01 * i, 42.0, 40.0) for i in (4, 0, 3, 1, 2)]
@@ -213,3 +215,25 @@ def test_export_batch_when_models_are_no_list_then_refused(tmp_path: Path, model
 def test_export_batch_when_a_grid_is_asked_then_it_says_where_grids_come_from(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="get_embedding"):
         export(tmp_path / "out", output=OutputSpec.grid())
+
+
+@pytest.mark.parametrize("temporal", [2022, "2022"])
+def test_batch_when_temporal_is_no_spec_then_refused_saying_what_is(temporal: object) -> None:
+    with pytest.raises(SpecError, match=r"TemporalSpec\.year\(2022\)"):
+        batch(temporal=temporal)
+
+
+def test_export_when_the_folder_cannot_be_made_then_an_export_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    target = ExportTarget.dataset(tmp_path / "file" / "below" / "out")
+    with pytest.raises(ExportError, match="cannot write to"):
+        rsembed.export_batch(
+            spatials=[(2.0, 42.0)], temporal=TEMPORAL, models=["null"], target=target, backend=NullProvider()
+        )
+
+
+def test_sensor_when_its_filter_is_the_recipes_then_the_recipe_is_as_without_a_sensor() -> None:
+    card = REGISTRY.get("null").card
+    sensor = SensorSpec(COLLECTION, ("B1",), cloudy_pct="recipe")
+    with_sensor, without = (NullEmbedder(make_config(card, sensor=each)) for each in (sensor, None))
+    assert with_sensor.fetch_recipe() == without.fetch_recipe()

@@ -67,3 +67,14 @@ def test_array_when_near_a_pole_then_accepted() -> None:
 def test_arrays_when_there_are_fewer_than_places_then_refused_with_both_counts() -> None:
     with pytest.raises(ModelError, match="1 arrays were given for 2 spatials"):
         array_inputs(MODEL, [np.zeros((2, 16, 16))], [PLACE, PLACE], [YEAR, YEAR])
+
+
+@pytest.mark.parametrize("array", [np.full((2, 16, 16), "a"), np.ones((2, 16, 16), dtype=np.complex64)])
+def test_array_when_it_holds_no_real_numbers_then_refused(array: np.ndarray) -> None:
+    with pytest.raises(ModelError, match="array of real numbers"):
+        array_input(MODEL, array, PLACE, YEAR)
+
+
+def test_array_when_nothing_is_finite_then_refused() -> None:
+    with pytest.raises(ModelError, match="no finite pixel"):
+        array_input(MODEL, np.full((2, 16, 16), np.nan), PLACE, YEAR)
