@@ -214,16 +214,16 @@ class _AnySensor(EmbedderBase):
         )
 
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
-        """See EmbedderBase: never called."""
-        raise NotImplementedError
+        """See EmbedderBase: a sensor has no network."""
+        raise ModelError("a sensor alone embeds nothing")
 
     def load(self, device: str) -> None:
-        """See EmbedderBase: never called."""
-        raise NotImplementedError
+        """See EmbedderBase: a sensor has no network."""
+        raise ModelError("a sensor alone embeds nothing")
 
     def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
-        """See EmbedderBase: never called."""
-        raise NotImplementedError
+        """See EmbedderBase: a sensor has no network."""
+        raise ModelError("a sensor alone embeds nothing")
 
 
 def _orbit(sensor: SensorSpec) -> Any:  # one of the contract's words; SensorSpec has checked it
