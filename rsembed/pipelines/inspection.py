@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.card import InputContract, Licence, ModelCard, Recipe
-from rsembed.core.errors import ProviderError, SpecError
+from rsembed.core.errors import ModelError, ProviderError, SpecError
 from rsembed.core.patch import Patch
 from rsembed.core.specs import InputPrepSpec, SensorSpec, Spatial, Window
 from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, View
