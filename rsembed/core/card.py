@@ -78,6 +78,8 @@ class WeightsFile:
     url: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
+    other_files: tuple[str, ...] = ()
+    """Other names under which people keep the same tensors; looked for in the weights folder only."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class ModelCard:
     steps: Mapping[str, tuple[Step, ...]]
     """Recipe -> steps from raw pixels to the vector."""
     options: tuple[Option, ...] = ()
+    variant_option: str = "variant"
+    """Name of the option that chooses the variant, where there is one."""
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
     """Variant (or ``""``) -> file; empty for a model without weights."""
     batch_size: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 64})

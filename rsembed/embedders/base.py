@@ -89,6 +89,8 @@ class EmbedderBase(ABC):
     """A model with its configuration. Cheap to make; the network is loaded by :meth:`load`."""
 
     card: ClassVar[ModelCard]
+    any_bands: ClassVar[bool] = False
+    """Whether a sensor may name any of the card's bands in any order; else it names one for each of them."""
 
     def __init__(self, config: EmbedderConfig | None = None) -> None:
         config = config or EmbedderConfig()
@@ -101,7 +103,7 @@ class EmbedderBase(ABC):
     @property
     def variant(self) -> str:
         """Key into the card's ``dims`` and ``weights``."""
-        return str(self.config.options["variant"]) if "variant" in self.config.options else ""
+        return str(self.config.options.get(self.card.variant_option, ""))
 
     @property
     def contract(self) -> InputContract:
@@ -110,13 +112,11 @@ class EmbedderBase(ABC):
         A sensor or fetch given by the user replaces the card's collection, bands and settings.
         """
         contract = self.card.inputs[self.config.modality]
+        if self.config.recipe == "rs-embed" and contract.orbit == "most_images":
+            contract = replace(contract, orbit="any")  # the reference mixes orbit passes
         sensor, fetch = self.config.sensor, self.config.fetch
         if sensor is not None:
-            if len(sensor.bands) != len(contract.bands):
-                raise ModelError(
-                    f"{self.card.id} takes {len(contract.bands)} bands ({', '.join(contract.bands)}), "
-                    f"the sensor names {len(sensor.bands)}: {', '.join(sensor.bands)}"
-                )
+            self._check_bands(contract.bands, sensor.bands)
             return replace(
                 contract,
                 collection=sensor.collection,
@@ -135,10 +135,32 @@ class EmbedderBase(ABC):
             return replace(contract, **given)
         return contract
 
+    def _check_bands(self, known: Sequence[str], asked: Sequence[str]) -> None:
+        if self.any_bands:
+            wrong = [band for i, band in enumerate(asked) if band not in known or band in asked[:i]]
+            if wrong:
+                raise ModelError(
+                    f"{self.card.id} takes any of the bands {', '.join(known)}, each at most once; "
+                    f"got {', '.join(asked)}"
+                )
+        elif len(asked) != len(known):
+            raise ModelError(
+                f"{self.card.id} takes {len(known)} bands ({', '.join(known)}), "
+                f"the sensor names {len(asked)}: {', '.join(asked)}"
+            )
+
     @property
     def dim(self) -> int:
         """Length of the pooled vector."""
         return self.card.dims[self.variant]
+
+    @property
+    def own_vector(self) -> bool:
+        """Whether the pooled answer is the network's own vector of its whole input, whatever part was asked.
+
+        Override where the recipe decides it.
+        """
+        return self.card.pooling == "vector"
 
     def fetch_recipe(self) -> FetchRecipe:
         """How the recipe in force wants its imagery; override where the authors differ from the rule."""
@@ -204,12 +226,22 @@ class EmbedderBase(ABC):
             raise ModelError(f"{self.card.id} runs on the CPU only; got device={device!r}")
         return "cpu"
 
+    def stated_device(self, device: str) -> str:
+        """The class of ``device`` taken at its word, for a machine that only plans; nothing is looked for.
+
+        ModelError when this model, or its precision, could not run there.
+        """
+        return "cpu" if self.card.kind == "precomputed" else self.resolve_device(device)
+
     def set_threads(self, threads: int) -> None:
         """Use ``threads`` CPU threads a forward pass; the count is part of what makes bytes agree."""
 
     @abstractmethod
     def load(self, device: str) -> None:
         """Build the network and load its weights on ``device`` (``cpu``, ``cuda``, ``cuda:1``); idempotent."""
+
+    def unload(self) -> None:
+        """Forget the network, to make room for another; :meth:`load` brings it back."""
 
     @abstractmethod
     def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:

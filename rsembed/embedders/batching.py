@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.errors import ModelError, RSEmbedError
+from rsembed.core.errors import DeviceError, ModelError, RSEmbedError
 from rsembed.embedders.base import EmbedderBase, Prepared
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def run_slots(
 
     ``pad``: the last batch is zero-filled to the full size (runs); without it it is short
     (arrays in hand, where nobody waits for empty slots). A row's error is recorded, never
-    raised; StoppedError is.
+    raised; StoppedError and DeviceError are.
     """
     size = batch_size
     while True:
@@ -136,6 +136,8 @@ def _forward(
         results.forwards += 1
         out = embedder.embed_batch(arrays, roi)
     except Exception as exc:  # a batch ends here; the guilty row is found and recorded
+        if type(exc).__name__ == "AcceleratorError":
+            raise DeviceError(f"{embedder.card.id}: the device failed: {exc}") from exc
         if _is_out_of_memory(exc):
             if results.batch_size > 1:
                 raise _BatchTooLargeError from exc

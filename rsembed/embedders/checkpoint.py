@@ -24,14 +24,19 @@ Rename = Sequence[tuple[str, str]] | Callable[[str], str]
 _SHOWN = 5
 
 
-def load_state_dict(path: str, wrap: Sequence[str] = (), safe_globals: Sequence[type] = ()) -> dict[str, Tensor]:
+def load_state_dict(
+    path: str, wrap: Sequence[str] = (), safe_globals: Sequence[type] = (), *, bare: bool = False
+) -> dict[str, Tensor]:
     """Name -> tensor of a ``.safetensors`` file or a file of ``torch.save``, on the CPU.
 
-    ``wrap``: keys under which the state dict lies, outermost first. ``safe_globals``: classes a
-    file needs besides tensors. Large files are mapped, not read. Raises WeightsError when the
-    file is damaged, holds anything else, or is wrapped in another way.
+    ``wrap``: keys under which the state dict lies, outermost first. ``bare``: the tensors may as
+    well lie at the top. ``safe_globals``: classes a file needs besides tensors. Large files are
+    mapped, not read. Raises WeightsError when the file is damaged, holds anything else, or is
+    wrapped in another way.
     """
     raw = _read_safetensors(path) if path.endswith(".safetensors") else _read_torch(path, safe_globals)
+    if bare and wrap and isinstance(raw, Mapping) and wrap[0] not in raw:
+        wrap = ()
     for depth, key in enumerate(wrap):
         if not isinstance(raw, Mapping) or key not in raw:
             raise WeightsError(

@@ -30,7 +30,8 @@ def resolve_options(card: ModelCard, given: Mapping[str, object]) -> dict[str, O
     resolved = {name: option.default for name, option in known.items()}
     taken: dict[str, str] = {}
     for asked, value in given.items():
-        name = asked if asked in known else OPTION_ALIASES.get(asked, asked)
+        aliases = {**OPTION_ALIASES, "variant": card.variant_option}
+        name = asked if asked in known else aliases.get(asked, asked)
         if name not in known:
             raise ModelError(_unknown_option(card, asked, list(known)))
         if name in taken:

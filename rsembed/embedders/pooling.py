@@ -6,6 +6,7 @@ is all zeros (weights included) gives zeros, never NaN.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -44,6 +45,16 @@ def pool_tokens(patches_bthwd: Tensor, roi_b4: Tensor, how: Reducer, weights_bth
     if weights_bthw is not None:
         weights = weights * weights_bthw
     return _reduce(patches, weights, how, dims=(1, 2, 3))
+
+
+def pool_grids(grids_bhwd: Sequence[Tensor], roi_b4: Tensor, how: Reducer) -> Tensor:
+    """One vector per input, (B, D), over several grids of the same ground: every token counts alike.
+
+    A finer grid has more tokens and so more weight; otherwise as :func:`pool_tokens`.
+    """
+    weights = [cell_weights(roi_b4, *grid.shape[1:3]).flatten(1) for grid in grids_bhwd]
+    tokens = torch.cat([grid.to(torch.float32).flatten(1, 2) for grid in grids_bhwd], dim=1)
+    return _reduce(tokens, torch.cat(weights, dim=1), how, dims=(1,))
 
 
 def pool_frames(patches_bthwd: Tensor, how: Reducer, weights_bthw: Tensor | None = None) -> Tensor:

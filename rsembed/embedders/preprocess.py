@@ -18,6 +18,8 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 S2_SCALE = 10000.0
 """Harmonised Sentinel-2 DN per unit of reflectance."""
+TRUE_COLOUR_DN = 3558.0
+"""Level-1C DN that ESA's 8-bit true-colour image (TCI) shows as 255 (Sentinel-2 user guide, definitions)."""
 
 
 def usable(values: Floats, valid: Mask) -> Mask:
@@ -54,20 +56,83 @@ def reflectance(values: Floats) -> Floats:
     return unit_range(values, S2_SCALE)
 
 
+def unit_to_uint8(units: Floats) -> NDArray[np.uint8]:
+    """0..1 to bytes: times 255, decimals cut off."""
+    bytes_: NDArray[np.uint8] = (units * np.float32(255.0)).astype(np.uint8)
+    return bytes_
+
+
 def reflectance_to_uint8(values: Floats) -> NDArray[np.uint8]:
     """Sentinel-2 DN to bytes: reflectance clipped to 0..1, times 255, decimals cut off."""
-    bytes_: NDArray[np.uint8] = (reflectance(values) * np.float32(255.0)).astype(np.uint8)
+    return unit_to_uint8(reflectance(values))
+
+
+def stretch_to_uint8(
+    values_chw: Floats, mean: Sequence[float], std: Sequence[float], *, spread: float = 2.0
+) -> NDArray[np.uint8]:
+    """``mean - spread * std`` .. ``mean + spread * std`` of each channel to bytes 0..255, decimals cut off.
+
+    All in float32. The rule of SeCo (Manas et al. 2021, arXiv:2103.16607), used by others since.
+    """
+    centre, reach = _per_channel(values_chw, mean), np.float32(spread) * _per_channel(values_chw, std)
+    low = centre - reach
+    width = np.maximum(centre + reach - low, np.float32(1e-6))
+    stretched = (values_chw - low) / width * np.float32(255.0)
+    bytes_: NDArray[np.uint8] = np.clip(stretched, np.float32(0.0), np.float32(255.0)).astype(np.uint8)
     return bytes_
+
+
+def satlas_to_uint8(values_chw: Floats, bands: Sequence[str]) -> NDArray[np.uint8]:
+    """Sentinel-2 Level-1C DN to the 8-bit images of SatlasPretrain (github.com/allenai/satlas, Normalization.md).
+
+    Red, green and blue as in ESA's true-colour image, other bands DN // 32; bright pixels are clipped.
+    """
+    full = _per_channel(values_chw, [TRUE_COLOUR_DN if band in ("B4", "B3", "B2") else 8160.0 for band in bands])
+    return unit_to_uint8(np.clip(values_chw / full, np.float32(0.0), np.float32(1.0)))
+
+
+def uint8_to_unit(bytes_: NDArray[np.uint8]) -> Floats:
+    """Bytes to 0..1 in float32."""
+    return bytes_.astype(np.float32) / np.float32(255.0)
+
+
+def require_power(values: Floats) -> None:
+    """Raise ModelError when most of the finite values other than zero are negative: decibels, not linear power."""
+    numbers = values[np.isfinite(values) & (values != 0)]
+    if len(numbers) and int((numbers < 0).sum()) * 2 > len(numbers):
+        raise ModelError(
+            "most radar values are negative, so they look like decibels where linear power is expected; take them from "
+            "COPERNICUS/S1_GRD_FLOAT, or declare unit='dB' where the files are read"
+        )
+
+
+def decibels(power: Floats) -> Floats:
+    """Linear power to 10 log10; whatever is below 1e-10 gives -100. Raises ModelError for decibels."""
+    require_power(power)
+    levels: Floats = np.float32(10.0) * np.log10(np.maximum(power, np.float32(1e-10)))
+    return levels
+
+
+def log_power_to_unit(power: Floats) -> Floats:
+    """Linear power to 0..1: log(1 + x) over its own 99th percentile across all bands, clipped.
+
+    An image without any power gives zeros. Raises ModelError for decibels.
+    """
+    require_power(power)
+    logs: Floats = np.log1p(np.maximum(power, np.float32(0.0)))
+    top = float(np.percentile(logs, 99))
+    return unit_range(logs, top) if top > 0 else np.zeros_like(logs)
 
 
 def standardise(values_chw: Floats, mean: Sequence[float], std: Sequence[float]) -> Floats:
     """``(x - mean) / std`` per channel; channels are the third axis from the end."""
-    shape = (-1, 1, 1)
-    centre = np.asarray(mean, dtype=np.float32).reshape(shape)
-    spread = np.asarray(std, dtype=np.float32).reshape(shape)
-    if len(centre) != values_chw.shape[-3]:
-        raise ModelError(f"expected {len(centre)} channels to normalise, got {values_chw.shape[-3]}")
-    return (values_chw - centre) / spread
+    return (values_chw - _per_channel(values_chw, mean)) / _per_channel(values_chw, std)
+
+
+def _per_channel(values_chw: Floats, numbers: Sequence[float]) -> Floats:
+    if len(numbers) != values_chw.shape[-3]:
+        raise ModelError(f"expected {len(numbers)} channels to normalise, got {values_chw.shape[-3]}")
+    return np.asarray(numbers, dtype=np.float32).reshape(-1, 1, 1)
 
 
 def pad_to(values: Floats, height: int, width: int) -> Floats:
@@ -84,15 +149,39 @@ def pad_to_square(values: Floats) -> Floats:
     return pad_to(values, side, side)
 
 
-def resize_bilinear(values: Floats, size: int) -> Floats:
-    """``values`` (..., H, W) to (..., size, size): bilinear, no antialias, pixel centres aligned by half a pixel."""
+def only_frame(values_tchw: Floats, valid_tchw: Mask) -> tuple[Floats, Mask]:
+    """Values and mask of the only frame, (C, H, W); raises ModelError when there is another number of frames."""
+    if len(values_tchw) != 1:
+        raise ModelError(f"this model takes one frame, got {len(values_tchw)}")
+    return values_tchw[0], valid_tchw[0]
+
+
+def square_frame(values_tchw: Floats, valid_tchw: Mask, *, fill: float = 0.0) -> Floats:
+    """The only frame of (1, C, H, W): (C, side, side), ``fill`` in unusable pixels, mirrored to a square.
+
+    Raises ModelError when there is another number of frames.
+    """
+    return pad_to_square(fill_invalid(*only_frame(values_tchw, valid_tchw), fill))
+
+
+def resize_bilinear(values: Floats, size: int, *, antialias: bool = False) -> Floats:
+    """``values`` (..., H, W) to (..., size, size): bilinear in torch, pixel centres aligned by half a pixel."""
+    return _interpolate(values, size, "bilinear", antialias=antialias)
+
+
+def resize_bicubic(values: Floats, size: int) -> Floats:
+    """``values`` (..., H, W) to (..., size, size): bicubic and antialiased in torch (a = -0.5), not clamped."""
+    return _interpolate(values, size, "bicubic", antialias=True)
+
+
+def _interpolate(values: Floats, size: int, mode: str, *, antialias: bool) -> Floats:
     if values.shape[-2:] == (size, size):
         return values
     import torch
     from torch.nn import functional as F
 
     planes = torch.from_numpy(np.ascontiguousarray(values)).reshape(1, -1, *values.shape[-2:])
-    resized = F.interpolate(planes, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
+    resized = F.interpolate(planes, size=(size, size), mode=mode, align_corners=False, antialias=antialias)
     array: Floats = resized.reshape(*values.shape[:-2], size, size).numpy()
     return array
 

@@ -25,7 +25,7 @@ from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, Prepare
 from rsembed.embedders.options import check_output
 from rsembed.embedders.roi import on_canvas
 from rsembed.embedders.weights import WeightsHandle, WeightsPin, resolve_weights
-from rsembed.tools.tiling import Footprint
+from rsembed.tools.tiling import Box, Footprint
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,10 @@ logger = logging.getLogger(__name__)
 class TorchEmbedder(EmbedderBase):
     """An embedder around a ``torch.nn.Module``."""
 
-    wrap: ClassVar[tuple[str, ...]] = ()
-    """Keys under which the checkpoint keeps its tensors, outermost first."""
+    wrap: tuple[str, ...] = ()
+    """Keys under which the checkpoint keeps its tensors, outermost first; may differ by modality."""
+    bare: ClassVar[bool] = False
+    """Whether some releases keep the tensors at the top instead, without ``wrap``."""
     rename: ClassVar[Rename] = ()
     """(pattern, replacement) pairs from the checkpoint's names to the network's."""
     drop: ClassVar[tuple[str, ...]] = ()
@@ -49,7 +51,7 @@ class TorchEmbedder(EmbedderBase):
     safe_globals: ClassVar[tuple[type, ...]] = ()
     """Classes that the checkpoint file needs besides tensors."""
     net_options: ClassVar[tuple[str, ...]] = ("variant",)
-    """Options that change the network itself (others change only its input)."""
+    """Options that change the network itself (others change only its input); ``recipe`` may be among them."""
 
     def __init__(self, config: EmbedderConfig | None = None) -> None:
         super().__init__(config)
@@ -76,10 +78,20 @@ class TorchEmbedder(EmbedderBase):
         """The checkpoint in use; override where an option chooses it."""
         return self.card.weights.get(self.variant)
 
+    def complete(self, state: dict[str, Tensor]) -> None:
+        """Add the tensors that some releases of the file leave out (fixed codes, zero biases), under the file's names.
+
+        Everything else that is missing is an error.
+        """
+
     def canvas(self, height: int, width: int) -> tuple[int, int]:
         """Size of what :meth:`prepare` makes of a tile before resizing; the tile is its top-left part."""
         side = max(height, width)
         return side, side
+
+    def region(self, roi: Box, height: int, width: int) -> Box:
+        """Where ``roi`` of a tile lies in what :meth:`prepare` makes of it; override where that is no top-left part."""
+        return on_canvas(roi, height, width, *self.canvas(height, width))
 
     # Weights and device ------------------------------------------------------------------------
 
@@ -95,6 +107,15 @@ class TorchEmbedder(EmbedderBase):
         from rsembed.embedders import torch_runtime
 
         return str(torch_runtime.find_device(device, self.config.precision))
+
+    def stated_device(self, device: str) -> str:
+        """See :meth:`EmbedderBase.stated_device`; torch is not loaded."""
+        kind = device.partition(":")[0]
+        if kind not in ("cpu", "cuda", "mps"):
+            raise ModelError(f"where a run is only planned, its device is stated: cpu or cuda; got {device!r}")
+        if self.config.precision != "fp32" and kind != "cuda":
+            raise ModelError(f"precision {self.config.precision!r} needs a CUDA device, got {device!r}")
+        return kind
 
     def set_threads(self, threads: int) -> None:
         """Use ``threads`` CPU threads a forward pass; torch keeps the number per process."""
@@ -115,7 +136,7 @@ class TorchEmbedder(EmbedderBase):
                 return
             if self.weights is None:
                 self.resolve(Settings.from_environment())
-            given = self.config.options
+            given = {"recipe": self.config.recipe, **self.config.options}
             shape = tuple((name, given[name]) for name in self.net_options if name in given)
             key = torch_runtime.NetKey(
                 self.card.id,
@@ -128,6 +149,15 @@ class TorchEmbedder(EmbedderBase):
             self._net = torch_runtime.cached_net(key, lambda: self._loaded_net(wanted))
             self._device = wanted
 
+    def unload(self) -> None:
+        """See :meth:`EmbedderBase.unload`."""
+        from rsembed.embedders import torch_runtime
+
+        with self._load_lock:
+            net, self._net, self._device = self._net, None, None
+            if net is not None:
+                torch_runtime.drop_net(net)
+
     def _loaded_net(self, device: torch.device) -> nn.Module:
         import torch
 
@@ -137,7 +167,8 @@ class TorchEmbedder(EmbedderBase):
             net = self.build()
         else:
             file = str(self.weights.path)
-            state = load_state_dict(file, self.wrap, self.safe_globals)
+            state = load_state_dict(file, self.wrap, self.safe_globals, bare=self.bare)
+            self.complete(state)
             with torch.device("meta"):
                 net = self.build()
             dropped = fit(state, net, rename=type(self).rename, drop=self.drop, file=file)
@@ -149,10 +180,10 @@ class TorchEmbedder(EmbedderBase):
     def prepare_patch(
         self, patch: Patch, footprint: Footprint, *, lon: float, lat: float, window: Window
     ) -> list[Prepared]:
-        """See :meth:`EmbedderBase.prepare_patch`; each roi refers to the :meth:`canvas`, not to the bare tile."""
+        """See :meth:`EmbedderBase.prepare_patch`; each roi refers to the network's input, not to the bare tile."""
         made = super().prepare_patch(patch, footprint, lon=lon, lat=lat, window=window)
         return [
-            replace(one, roi=on_canvas(one.roi, tile.height, tile.width, *self.canvas(tile.height, tile.width)))
+            replace(one, roi=self.region(one.roi, tile.height, tile.width))
             for one, tile in zip(made, footprint.tiles, strict=True)
         ]
 
@@ -170,5 +201,5 @@ class TorchEmbedder(EmbedderBase):
             device=device,
             precision=self.config.precision,
             output=self.config.output,
-            use_vector=self.card.pooling == "vector",
+            use_vector=self.own_vector,
         )

@@ -81,6 +81,15 @@ def cached_net(key: NetKey, build: Callable[[], nn.Module]) -> nn.Module:
         return _nets[key]
 
 
+def drop_net(net: nn.Module) -> None:
+    """Forget one cached network; embedders in use keep theirs."""
+    with _nets_lock:
+        for key in [key for key, cached in _nets.items() if cached is net]:
+            del _nets[key]
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def reset_cache() -> int:
     """Forget every cached network; returns how many there were. Embedders in use keep theirs."""
     with _nets_lock:

@@ -110,10 +110,10 @@ def pull(card: ModelCard, variant: str, settings: Settings) -> WeightsHandle | N
 
 def _find(model: str, spec: WeightsFile, settings: Settings) -> WeightsHandle | None:
     """The file if it is already on this machine."""
-    for path in _local_paths(model, spec, settings):
+    for file, path in _local_paths(model, spec, settings):
         if path.is_file():
             # Whatever the user put there: the revision is not known, the checksum is.
-            return WeightsHandle(path, checksum(path, settings), spec.repo, spec.file, None, "folder")
+            return WeightsHandle(path, checksum(path, settings), spec.repo, file, None, "folder")
     if spec.url is None:
         found = None if spec.repo is None or _is_folder(spec.repo) else _hub_cached(spec)
         return None if found is None else _hub_handle(found, spec, settings, "hub_cache")
@@ -123,15 +123,15 @@ def _find(model: str, spec: WeightsFile, settings: Settings) -> WeightsHandle | 
     return None
 
 
-def _local_paths(model: str, spec: WeightsFile, settings: Settings) -> list[Path]:
-    """Where a user may have put the file: a repo given as a folder, then the weights folder."""
-    paths = []
+def _local_paths(model: str, spec: WeightsFile, settings: Settings) -> list[tuple[str, Path]]:
+    """Where a user may have put the file, by its names: a repo given as a folder, else the weights folder."""
     if spec.repo is not None and _is_folder(spec.repo):
-        paths.append(Path(spec.repo).expanduser() / spec.file)
+        folder = Path(spec.repo).expanduser()
     elif settings.weights_dir is not None:
-        by_name = spec.repo if spec.url is None and spec.repo is not None else model
-        paths.append(settings.weights_dir / by_name / spec.file)
-    return paths
+        folder = settings.weights_dir / (spec.repo if spec.url is None and spec.repo is not None else model)
+    else:
+        return []
+    return [(file, folder / file) for file in (spec.file, *spec.other_files)]
 
 
 def _is_folder(repo: str) -> bool:
@@ -139,15 +139,21 @@ def _is_folder(repo: str) -> bool:
 
 
 def _missing(model: str, spec: WeightsFile, settings: Settings, reason: str) -> str:
-    looked = [str(path) for path in _local_paths(model, spec, settings)]
+    looked = [str(path) for _, path in _local_paths(model, spec, settings)]
     if settings.weights_dir is None:
         looked.append("no weights folder (RSEMBED_WEIGHTS_DIR is not set)")
+    folder = f"a folder that holds {spec.repo if spec.url is None and spec.repo else model}/{spec.file}"
+    if spec.url is None and spec.repo is None:
+        return (
+            f"the weights file {spec.file} of {model} is missing, and it is not published: looked in "
+            f"{'; '.join(looked)}. Set RSEMBED_WEIGHTS_DIR to {folder}"
+        )
     looked.append(str(_url_path(model, spec, settings)) if spec.url else "the hub's cache")
     source = spec.url or f"{spec.repo} on the model hub"
     return (
         f"the weights file {spec.file} of {model} is missing: {reason}; looked in {'; '.join(looked)}. "
         f"Source: {source}. Run `rsembed weights pull {model}` where there is a network, or set RSEMBED_WEIGHTS_DIR "
-        f"to a folder that holds {spec.repo if spec.url is None else model}/{spec.file}"
+        f"to {folder}"
     )
 
 
@@ -233,6 +239,9 @@ def _download(model: str, spec: WeightsFile, settings: Settings) -> WeightsHandl
             temporary = Path(part.name)
             try:
                 with urllib.request.urlopen(spec.url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http(s) only, see above
+                    if answer.headers.get_content_type() == "text/html":
+                        # A file host's page about a quota or a warning, with status 200.
+                        raise WeightsError(_missing(model, spec, settings, "the server sent a web page instead"))
                     expected = answer.headers.get("Content-Length")
                     while chunk := answer.read(_CHUNK):
                         digest.update(chunk)

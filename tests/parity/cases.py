@@ -100,7 +100,10 @@ class WeightsFolder:
             self._key = case.weights_key
             if self._key:
                 weights = json.loads((case.folder / "weights.json").read_text())
-                self._file = self._root / (weights.get("repo") or case.facts["model"]) / weights["file"]
+                repo = weights.get("repo") or ""
+                # A file behind a plain URL lies in the folder of its model.
+                folder = repo if repo and "://" not in repo else case.facts["model"]
+                self._file = self._root / folder / weights["file"]
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_checkpoint(weights, self._file)
         return self.settings

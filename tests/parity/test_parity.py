@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from cases import Case, WeightsFolder, all_cases
 from seeded import sample_indices
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from rsembed.core.specs import OutputSpec
 from rsembed.embedders.base import Prepared
+from rsembed.embedders.nets.transformer import Blocks
 from rsembed.tools.tiling import whole_image
 
 ABSOLUTE = {
@@ -21,6 +26,8 @@ ABSOLUTE = {
     "thor": 1e-4,
     "mosaiks": 1e-5,
 }
+INSIDE = ("tokens_in", "alibi")
+"""Recorded behind the first layers, to find where a difference starts; no input that is prepared."""
 RELATIVE = ("remoteclip", "satmae", "satmaepp", "scalemae", "dofa", "wildsat")
 
 
@@ -29,6 +36,24 @@ class Outcome:
     pooled: np.ndarray
     grid: np.ndarray
     prepared: Prepared
+    seen: dict[str, np.ndarray]
+    """What went into the network's blocks, by the names in INSIDE."""
+
+
+@contextmanager
+def blocks_watched() -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of the first stack of blocks that runs meanwhile, as arrays."""
+    seen: dict[str, np.ndarray] = {}
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, Blocks) and not seen:
+            seen.update((name, given.numpy().copy()) for name, given in zip(INSIDE, inputs))
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +81,9 @@ def outcome(case: Case, weights: WeightsFolder) -> Outcome:
             patch, whole_image(*patch.values_tchw.shape[-2:]), lon=lon, lat=lat, window=case.window
         )
         arrays = {name: array[None] for name, array in prepared.arrays.items()}
-        answers[mode] = embedder.embed_batch(arrays, np.array([prepared.roi], np.float32))[0]
-    return Outcome(answers["pooled"], answers["grid"], prepared)
+        with blocks_watched() as seen:
+            answers[mode] = embedder.embed_batch(arrays, np.array([prepared.roi], np.float32))[0]
+    return Outcome(answers["pooled"], answers["grid"], prepared, seen)
 
 
 def check(case: Case, what: str, got: np.ndarray, expected: np.ndarray) -> None:
@@ -84,11 +110,24 @@ def test_parity_when_pixels_are_prepared_then_network_input_agrees(case: Case, o
 
 
 def test_parity_when_place_and_dates_are_given_then_side_inputs_agree(case: Case, outcome: Outcome) -> None:
-    sides = {name.removeprefix("side_"): value for name, value in case.expected.items() if name.startswith("side_")}
+    recorded = {name.removeprefix("side_"): value for name, value in case.expected.items() if name.startswith("side_")}
+    sides = {name: value for name, value in recorded.items() if name not in INSIDE}
     if not sides:
         pytest.skip("the case records no side inputs")
     for name, expected in sides.items():
-        np.testing.assert_allclose(outcome.prepared.arrays[name][None], expected, rtol=0, atol=1e-6)
+        given = outcome.prepared.arrays[name]
+        # The reference has a batch axis in most of them, not in all.
+        np.testing.assert_allclose(given.reshape(expected.shape), expected, rtol=0, atol=1e-6)
+
+
+def test_parity_when_tokens_enter_the_blocks_then_they_agree(case: Case, outcome: Outcome) -> None:
+    recorded = [name for name in INSIDE if f"side_{name}" in case.expected]
+    if not recorded:
+        pytest.skip("the case records nothing inside the network")
+    for name in recorded:
+        got = outcome.seen[name]
+        assert list(got.shape) == case.facts["side_inputs"][f"side_{name}"]
+        check(case, name, got.ravel()[sample_indices(got.size)], case.expected[f"side_{name}"])
 
 
 def test_parity_when_pooled_then_vector_agrees(case: Case, outcome: Outcome) -> None:

@@ -32,19 +32,21 @@ def sincos_2d(
     width: int,
     *,
     first: Literal["column", "row"] = "column",
-    step: float = 1.0,
+    step: float | Tensor = 1.0,
     span: float | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Table (height, width, dim) in float32: ``dim / 2`` for one axis, then ``dim / 2`` for the other.
 
-    ``first``: the axis whose code comes first. Coordinates are index * ``step``. ``dtype``: the
-    precision of the computation.
+    ``first``: the axis whose code comes first. Coordinates are index * ``step``; a tensor of steps,
+    shape S (one per item of a batch, say), gives S + (height, width, dim) on its device.
+    ``dtype``: the precision of the computation.
     """
-    rows = sincos_1d(torch.arange(height, dtype=dtype) * step, dim // 2, span=span)
-    cols = sincos_1d(torch.arange(width, dtype=dtype) * step, dim // 2, span=span)
-    by_row = rows[:, None, :].expand(height, width, -1)
-    by_col = cols[None, :, :].expand(height, width, -1)
+    steps = torch.as_tensor(step, dtype=dtype)[..., None]
+    rows = sincos_1d(torch.arange(height, dtype=dtype, device=steps.device) * steps, dim // 2, span=span)
+    cols = sincos_1d(torch.arange(width, dtype=dtype, device=steps.device) * steps, dim // 2, span=span)
+    by_row = rows[..., :, None, :].expand(*steps.shape[:-1], height, width, -1)
+    by_col = cols[..., None, :, :].expand(*steps.shape[:-1], height, width, -1)
     parts = (by_col, by_row) if first == "column" else (by_row, by_col)
     return torch.cat(parts, dim=-1).to(torch.float32)
 

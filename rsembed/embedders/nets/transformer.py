@@ -1,4 +1,4 @@
-"""The pre-norm transformer block that most vision models share, with the details in which they differ.
+"""The transformer block that most vision models share, with the details in which they differ.
 
 Parameter names here (``norm1``, ``attn.qkv``, ``attn.proj``, ``norm2``, ``mlp.fc1``, ``mlp.fc2``)
 are the ones a model's rename table aims at. Architecture: Dosovitskiy et al. 2021, arXiv:2010.11929.
@@ -21,7 +21,8 @@ class BlockSpec:
     ``dim``: token length; ``heads`` of ``head_dim`` each (default ``dim // heads``). ``hidden``:
     width of the MLP (default ``4 * dim``). ``qkv``: one fused linear layer or three. ``mlp``:
     exact (erf) GELU, or SwiGLU ``fc2(silu(fc1 x) * fc3 x)``. ``layer_scale``: a learned factor
-    per channel on each branch (``ls1.gamma``, ``ls2.gamma``).
+    per channel on each branch (``ls1.gamma``, ``ls2.gamma``). ``norm``: before each branch, or
+    ``post``, after each sum (Vaswani et al. 2017; torch's own encoder layer by default).
     """
 
     dim: int
@@ -35,6 +36,7 @@ class BlockSpec:
     mlp: Literal["gelu", "swiglu"] = "gelu"
     mlp_bias: bool = True
     layer_scale: bool = False
+    norm: Literal["pre", "post"] = "pre"
 
     @property
     def width(self) -> int:
@@ -107,10 +109,11 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + attention(norm1 x)``, then ``x + mlp(norm2 x)``."""
+    """``x + attention(norm1 x)``, then ``x + mlp(norm2 x)``; ``norm1(x + attention x)`` and so on with ``post``."""
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
+        self.post = spec.norm == "post"
         self.norm1 = nn.LayerNorm(spec.dim, eps=spec.eps)
         self.attn = Attention(spec)
         self.ls1 = LayerScale(spec.dim) if spec.layer_scale else nn.Identity()
@@ -120,8 +123,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, N, dim) -> (B, N, dim); ``bias`` is added to the attention logits."""
-        x = x + self.ls1(self.attn(self.norm1(x), bias))
-        out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
+        out: Tensor
+        if self.post:
+            x = self.norm1(x + self.ls1(self.attn(x, bias)))
+            out = self.norm2(x + self.ls2(self.mlp(x)))
+        else:
+            x = x + self.ls1(self.attn(self.norm1(x), bias))
+            out = x + self.ls2(self.mlp(self.norm2(x)))
         return out
 
 

@@ -102,6 +102,13 @@ def test_load_state_dict_when_wrapped_then_unwrapped(tmp_path: Path) -> None:
     assert load_state_dict(str(path), ("checkpoint", "model")).keys() == state().keys()
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_load_state_dict_when_bare_is_allowed_then_with_and_without_the_wrap(wrapped: bool, tmp_path: Path) -> None:
+    path, tensors = tmp_path / "w.pt", {"a": torch.ones(2)}
+    torch.save({"model": tensors} if wrapped else tensors, path)
+    assert load_state_dict(str(path), ("model",), bare=True)["a"].tolist() == [1.0, 1.0]
+
+
 def test_load_state_dict_when_the_wrap_is_wrong_then_the_keys_found_are_named(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pt"
     torch.save({"model": state(), "epoch": 3}, path)

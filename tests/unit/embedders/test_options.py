@@ -113,3 +113,10 @@ def test_make_config_when_a_vector_model_is_asked_for_max_then_error_says_why() 
 def test_make_config_when_nothing_is_asked_then_authors_recipe_in_fp32() -> None:
     config = make_config(card())
     assert (config.recipe, config.precision, config.modality, config.context) == ("authors", "fp32", "s2", "native")
+
+
+def test_resolve_options_when_the_variant_goes_by_another_name_then_both_are_understood() -> None:
+    sizes = card(options=(Option("size", "str", "s", "", choices=("s", "m")),), variant_option="size")
+    assert resolve_options(sizes, {"variant": "m"}) == resolve_options(sizes, {"size": "m"}) == {"size": "m"}
+    with pytest.raises(ModelError, match="same option"):
+        resolve_options(sizes, {"variant": "m", "size": "s"})

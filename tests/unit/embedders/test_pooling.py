@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsembed.embedders.pooling import cell_weights, pool_frames, pool_tokens
+from rsembed.embedders.pooling import cell_weights, pool_frames, pool_grids, pool_tokens
 from rsembed.embedders.roi import crop_grid, on_canvas
 
 FULL = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -74,3 +74,17 @@ def test_crop_grid_when_no_centre_is_inside_then_the_cell_around_the_middle() ->
 def test_on_canvas_when_an_image_is_padded_then_its_roi_shrinks() -> None:
     assert on_canvas((0.0, 0.0, 1.0, 1.0), 50, 100, 100, 100) == (0.0, 0.0, 1.0, 0.5)
     assert on_canvas((0.0, 0.0, 1.0, 1.0), 130, 128, 128, 128) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_pool_grids_when_grids_differ_then_every_token_counts_alike() -> None:
+    fine, coarse = torch.arange(16.0).reshape(1, 4, 4, 1), torch.full((1, 2, 2, 1), 100.0)
+    assert pool_grids([fine, coarse], FULL, "mean").item() == pytest.approx((120 + 400) / 20)
+    corner = torch.tensor([[0.0, 0.0, 0.25, 0.25]])
+    assert pool_grids([fine, coarse], corner, "mean").item() == pytest.approx((0 + 0.25 * 100) / 1.25)
+    assert pool_grids([fine, coarse], corner, "max").item() == 0.0  # a quarter of the coarse token is too little
+
+
+def test_pool_grids_when_a_slot_is_empty_then_zeros() -> None:
+    grids = [torch.zeros(1, 4, 4, 3), torch.zeros(1, 2, 2, 3)]
+    assert not pool_grids(grids, torch.zeros(1, 4), "mean").any()
+    assert not pool_grids(grids, torch.zeros(1, 4), "max").any()

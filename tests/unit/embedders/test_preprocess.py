@@ -68,3 +68,57 @@ def test_year_and_day_when_leap_year_ends_then_day_366() -> None:
 def test_distinct_frames_when_one_repeats_then_its_first_occurrence() -> None:
     frames = np.array([1, 2, 1, 3, 2], np.float32).reshape(5, 1, 1, 1)
     assert preprocess.distinct_frames(frames) == [0, 1, 3]
+
+
+def test_square_frame_when_there_are_two_frames_then_error() -> None:
+    values = np.ones((2, 1, 2, 2), np.float32)
+    with pytest.raises(ModelError, match="one frame, got 2"):
+        preprocess.square_frame(values, values > 0)
+
+
+def test_square_frame_when_pixels_are_missing_then_filled_before_mirroring() -> None:
+    values = np.array([[[[1.0, 2.0, 3.0], [4.0, 5.0, np.nan]]]], np.float32)
+    square = preprocess.square_frame(values, np.ones(values.shape, bool), fill=9.0)
+    assert square[0].tolist() == [[1, 2, 3], [4, 5, 9], [1, 2, 3]]
+
+
+def test_stretch_to_uint8_when_outside_then_clipped_and_inside_cut() -> None:
+    values = np.array([[[0.0, 60.0, 80.0, 100.0, 119.9, 500.0]]], np.float32)
+    assert preprocess.stretch_to_uint8(values, (100.0,), (20.0,))[0, 0].tolist() == [0, 0, 63, 127, 190, 255]
+    with pytest.raises(ModelError, match="expected 2 channels"):
+        preprocess.stretch_to_uint8(values, (0, 0), (1, 1))
+
+
+def test_resize_bicubic_when_shrunk_then_antialiased_and_constants_stay() -> None:
+    stripes = np.tile(np.array([0.0, 1.0], np.float32), (1, 16, 8))
+    assert preprocess.resize_bicubic(stripes, 4)[0, 1:3, 1:3] == pytest.approx(0.5, abs=0.02)
+    assert preprocess.resize_bicubic(np.full((2, 3, 5), 7.0, np.float32), 9) == pytest.approx(7.0)
+    assert preprocess.resize_bicubic(stripes, 16) is stripes
+
+
+def test_only_frame_when_there_is_one_then_without_its_axis() -> None:
+    values = np.ones((1, 2, 3, 3), np.float32)
+    frame, valid = preprocess.only_frame(values, values > 0)
+    assert frame.shape == valid.shape == (2, 3, 3)
+
+
+def test_decibels_when_power_is_tiny_then_a_floor() -> None:
+    power = np.array([1.0, 0.01, 0.0, -0.5], np.float32)
+    np.testing.assert_allclose(preprocess.decibels(power), [0, -20, -100, -100], atol=1e-5)
+
+
+def test_require_power_when_half_is_negative_then_accepted_but_not_more() -> None:
+    preprocess.require_power(np.array([0.0, 0.0, -1.0, 1.0, np.nan], np.float32))
+    with pytest.raises(ModelError, match="look like decibels"):
+        preprocess.require_power(np.array([0.0, 0.0, -1.0, -2.0, 1.0, np.nan], np.float32))
+
+
+def test_log_power_to_unit_when_bands_differ_then_one_percentile_for_both() -> None:
+    power = np.stack([np.full((10, 10), 0.1), np.full((10, 10), 0.5)]).astype(np.float32)
+    scaled = preprocess.log_power_to_unit(power)
+    assert scaled[1] == pytest.approx(1.0)
+    assert scaled[0] == pytest.approx(np.log1p(0.1) / np.log1p(0.5))
+
+
+def test_log_power_to_unit_when_there_is_no_power_then_zeros() -> None:
+    assert not preprocess.log_power_to_unit(np.zeros((2, 4, 4), np.float32)).any()

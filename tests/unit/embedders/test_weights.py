@@ -137,6 +137,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT) + (5 if "short" in self.path else 0)))
+        if "page" in self.path:
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         self.wfile.write(CONTENT)
 
@@ -183,7 +185,29 @@ def test_pull_when_a_download_fails_then_error_says_whether_to_try_again(
     assert list((settings.cache_dir / "weights/tiny").iterdir()) == []
 
 
+def test_pull_when_the_server_sends_a_web_page_then_error_and_nothing_is_kept(settings: Settings, address: str) -> None:
+    tiny = card(WeightsFile(None, "page.pt", url=f"{address}/page.pt"))
+    with pytest.raises(WeightsError, match="sent a web page instead"):
+        pull(tiny, "", online(settings))
+    assert list((settings.cache_dir / "weights/tiny").iterdir()) == []
+
+
+def test_resolve_weights_when_they_are_not_published_then_error_says_so(settings: Settings) -> None:
+    with pytest.raises(WeightsError, match=r"not published: looked in .*Set RSEMBED_WEIGHTS_DIR to a folder"):
+        resolve_weights(card(WeightsFile(None, "tiny.pt")), "", settings)
+
+
 def test_pull_when_the_server_is_gone_then_a_transient_error(settings: Settings) -> None:
     tiny = card(WeightsFile(None, "tiny.pt", url="http://127.0.0.1:9/tiny.pt"))
     with pytest.raises(WeightsUnreachableError, match="download broke off"):
         pull(tiny, "", online(settings))
+
+
+def test_resolve_weights_when_the_folder_has_it_under_another_name_then_that_file(settings: Settings) -> None:
+    spec = WeightsFile("owner/tiny", "tiny.pt", other_files=("tiny.safetensors",))
+    path = put(settings.weights_dir / "owner/tiny/tiny.safetensors")
+    handle = resolve_weights(card(spec), "", settings)
+    assert (handle.path, handle.pin.file) == (path, "tiny.safetensors")
+    assert resolve_weights(card(spec), "", settings, pin=handle.pin).path == path
+    published = put(settings.weights_dir / "owner/tiny/tiny.pt")
+    assert resolve_weights(card(spec), "", settings).path == published
