@@ -34,7 +34,7 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing rsembed and what it needs into $(VENV); the first time takes some minutes (torch is large)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--config-settings editable_mode=compat -e '.[all,dev]'
+		--config-settings editable_mode=compat -e '.[all,fleet,dev]'
 	@touch $@
 
 demo: $(STAMP) ## embed a synthetic scene without network or weights, into demo-output

@@ -1,1 +1,1 @@
-"""Database migrations of the fleet (to come)."""
+"""The ledger's schema, step by step (Alembic); run by :func:`workers.ledger.db.upgrade`."""

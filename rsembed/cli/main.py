@@ -15,6 +15,8 @@ import click
 
 from rsembed.cli.log_lines import set_up_logging
 from rsembed.core.errors import RSEmbedError
+from rsembed.core.settings import Settings
+from rsembed.plugins import load_plugins
 from rsembed.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -46,16 +48,54 @@ class CommandFailedError(click.ClickException):
         click.echo(f"error: {self.format_message()}", err=True, file=file)
 
 
-class LazyGroup(click.Group):
-    """A group that imports a subcommand only when it is called, and that ends errors in one line."""
+class OneLineErrors(click.Command):
+    """A command that ends errors in one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors become one line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except RSEmbedError as exc:
+            logger.debug("refused", exc_info=exc)
+            raise CommandFailedError(self.explained(exc), EXIT_REFUSED) from exc
+        except KeyboardInterrupt:
+            click.echo("\nstopped; run the same command again to go on", err=True)
+            ctx.exit(EXIT_STOPPED)
+        except BrokenPipeError:
+            _silence(sys.stdout)
+            ctx.exit(EXIT_INTERNAL)
+        except Exception as exc:  # the command line ends here; what was caught is told, in full with -v
+            if ctx.find_root().params.get("verbose"):
+                raise
+            raise CommandFailedError(
+                f"internal error, {type(exc).__name__}: {exc} (run with -v before the command to see where)",
+                EXIT_INTERNAL,
+            ) from exc
+
+    def explained(self, error: RSEmbedError) -> str:
+        """What is said of ``error``; override to add what can be done about it here."""
+        return str(error)
+
+
+class LazyGroup(OneLineErrors, click.Group):
+    """A group that imports a subcommand only when it is called.
+
+    ``table``: name -> module, attribute, one line of help.
+    """
+
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str, str]] = COMMANDS, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the table's order; those whose module is not there are left out."""
-        return [name for name, (module, _, _) in COMMANDS.items() if _exists(module)]
+        return [name for name, (module, _, _) in self._table.items() if _exists(module)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now; None for an unknown name."""
-        module, attribute, _ = COMMANDS.get(cmd_name, ("", "", ""))
+        module, attribute, _ = self._table.get(cmd_name, ("", "", ""))
         if not module or not _exists(module):
             return None
         found: click.Command = getattr(importlib.import_module(module), attribute)
@@ -64,30 +104,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table alone."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand; errors become one line and an exit code."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except RSEmbedError as exc:
-            logger.debug("refused", exc_info=exc)
-            raise CommandFailedError(str(exc), EXIT_REFUSED) from exc
-        except KeyboardInterrupt:
-            click.echo("\nstopped; run the same command again to go on", err=True)
-            ctx.exit(EXIT_STOPPED)
-        except BrokenPipeError:
-            _silence(sys.stdout)
-            ctx.exit(EXIT_INTERNAL)
-        except Exception as exc:  # the command line ends here; what was caught is told, in full with -v
-            if ctx.params.get("verbose"):
-                raise
-            raise CommandFailedError(
-                f"internal error, {type(exc).__name__}: {exc} (run with -v before the command to see where)",
-                EXIT_INTERNAL,
-            ) from exc
+            formatter.write_dl([(name, self._table[name][2]) for name in self.list_commands(ctx)])
 
 
 def _exists(module: str) -> bool:
@@ -112,13 +129,19 @@ def _silence(stream: TextIO) -> None:
 def cli(verbose: int) -> None:
     """Turn places into embeddings from remote-sensing foundation models."""
     set_up_logging(verbose)
+    load_plugins(Settings.from_environment().plugins)
 
 
 def main() -> NoReturn:
     """Entry point of the command and of ``python -m rsembed``."""
+    run_command(cli, "rsembed")
+
+
+def run_command(command: click.Command, name: str) -> NoReturn:
+    """Run ``command`` as the program ``name``: signals, warnings and exit code as everywhere here."""
     signal.signal(signal.SIGTERM, _stop)
     warnings.showwarning = _show_warning
-    cli.main(prog_name="rsembed")
+    command.main(prog_name=name)
     sys.exit(0)
 
 

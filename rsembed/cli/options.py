@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from rsembed.core.card import RECIPES, Recipe
 from rsembed.core.specs import COMPOSITES, BBox, FetchSpec, PointBuffer, SensorSpec, Spatial, TemporalSpec
 from rsembed.pipelines.request import ExportModelRequest
 from rsembed.providers.base import ProviderBase
-from rsembed.providers.factory import BACKENDS, make_provider
+from rsembed.providers.factory import BACKENDS, backends, make_provider
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -52,35 +53,62 @@ class ImageryOptions:
     source_offset: float
     source_unit: str | None
     source_date: str | None
+    backend_options: str | None = None
 
     def provider(self) -> ProviderBase:
         """The provider these name; UsageError for options of a source without one."""
+        given = self.arguments()
+        return make_provider(self.backend, **given) if given else get_provider(self.backend, catalog=self.catalog)
+
+    def arguments(self) -> dict[str, Any]:
+        """What :func:`make_provider` takes beside the backend; empty where the catalogue says it all."""
+        options = self._backend_options()
         if not self.source:
             declared = [name for name in ("collection", "bands", "scale", "unit", "date") if self._declared(name)]
             if declared:
                 raise click.UsageError(f"--source-{declared[0]} says what --source holds; there is no --source")
-            return get_provider(self.backend, catalog=self.catalog)
+            return {**options, "catalog": self.catalog} if options else {}
         if self.source_collection is None:
             raise click.UsageError("--source needs --source-collection: what the files hold is declared, not guessed")
-        return make_provider(
-            self.backend,
-            catalog=self.catalog,
-            source=self.source[0] if len(self.source) == 1 else list(self.source),
-            collection=self.source_collection,
-            bands=names(self.source_bands),
-            scale=self.source_scale,
-            offset=self.source_offset,
-            unit=self.source_unit,
-            datetime=self.source_date,
-        )
+        return {
+            "catalog": self.catalog,
+            "source": self.source[0] if len(self.source) == 1 else list(self.source),
+            "collection": self.source_collection,
+            "bands": names(self.source_bands),
+            "scale": self.source_scale,
+            "offset": self.source_offset,
+            "unit": self.source_unit,
+            "datetime": self.source_date,
+            **options,
+        }
+
+    def _backend_options(self) -> dict[str, Any]:
+        if self.backend_options is None:
+            return {}
+        try:
+            options = json.loads(self.backend_options)
+        except ValueError as exc:
+            raise click.UsageError(f"--backend-options takes a JSON object, got {self.backend_options!r}") from exc
+        if not isinstance(options, dict):
+            raise click.UsageError(f"--backend-options takes a JSON object, got {self.backend_options!r}")
+        return options
 
     def _declared(self, name: str) -> bool:
         return getattr(self, f"source_{name}") is not None
 
 
+def _known_backend(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    # Asked for only now: plug-ins add names.
+    known = ("auto", *backends())
+    if value not in known:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(known)}.", ctx, param)
+    return value
+
+
 imagery_options = together(
     click.option(
-        "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True,
+        "--backend", metavar=f"[{'|'.join(['auto', *BACKENDS])}]", callback=_known_backend, default="auto",
+        show_default=True,
         help="Where imagery comes from. auto: raster with --source, stac with --catalog, else gee where a project is "
         "configured, else stac (no credentials).",
     ),
@@ -94,6 +122,8 @@ imagery_options = together(
     click.option("--source-offset", type=float, default=0.0, help="See --source-scale [default: 0]."),
     click.option("--source-unit", type=click.Choice(["dB", "linear"]), help="Unit of radar files."),
     click.option("--source-date", metavar="DAY", help="Their date [default: the files' own tag]."),
+    click.option("--backend-options", metavar="JSON", help="Options of a backend that a plug-in adds "
+                 "(RSEMBED_PLUGINS), as a JSON object."),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rsembed.core.embedding import RowStatus
 from rsembed.core.errors import WeightsError
 from rsembed.core.patch import Json
+from rsembed.core.serialization import to_json
 from rsembed.core.settings import Settings
 from rsembed.pipelines.estimate import GroupEstimate, ModelEstimate, RunEstimate
 from rsembed.pipelines.exporter import ExportSummary
@@ -37,6 +38,13 @@ def backend_line(plan: RunPlan) -> str:
     if isinstance(where, str) and where.startswith("sha256:"):
         where = f"the catalogue whose content is {where[:19]}"
     return f"imagery   {about.get('backend', 'unknown')}" + (f", {where}" if where else "")
+
+
+def estimate_json(estimate: RunEstimate) -> dict[str, Json]:
+    """The estimate for programs."""
+    fields = to_json(estimate)
+    assert isinstance(fields, dict)
+    return {**fields, **{name: getattr(estimate, name) for name in ("requests", "fetch_bytes", "output_bytes")}}
 
 
 def plan_lines(plan: RunPlan, estimate: RunEstimate) -> list[str]:

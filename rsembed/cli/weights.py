@@ -87,7 +87,7 @@ def weights_path(model: str | None, variant: str | None) -> None:
 
 def _variant(card: ModelCard, asked: str | None) -> str:
     """The card's key of the variant asked for, aliases understood."""
-    option = next((option for option in card.options if option.name == "variant"), None)
+    option = next((option for option in card.options if option.name == card.variant_option), None)
     if option is None:
         if asked is not None:
             raise ModelError(f"{card.id} has no variants; leave --variant out")

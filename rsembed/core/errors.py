@@ -7,9 +7,13 @@
     │   └── RowError         rows of the input table are wrong         (permanent)
     ├── ModelError           unknown model or option, wrong shape      (permanent)
     │   ├── UnknownModelError
+    │   ├── DeviceError      the device failed, not the row            (permanent)
     │   └── WeightsError     file missing, truncated or half-matching  (permanent)
     │       └── WeightsUnreachableError  their server did not answer   (transient)
     ├── ExportError          the output folder cannot take this run    (permanent)
+    ├── StoreError           a folder or bucket is away or closed; no row's fault  (transient)
+    │   ├── StoreFullError   no space left: wait, it is not an attempt (transient)
+    │   └── StoreConflictError  other bytes stand under that name      (permanent)
     └── ProviderError        imagery could not be had                  (permanent)
         ├── AuthError        no or expired credentials                 (pause the provider)
         ├── TooComplexError  the service refuses the size              (split, never plainly retried)
@@ -55,6 +59,12 @@ class UnknownModelError(ModelError):
     """No model of that name; the message suggests the nearest ones."""
 
 
+class DeviceError(ModelError):
+    """The device failed under a forward pass; says nothing about the rows in it."""
+
+    error_class = "device"
+
+
 class WeightsError(ModelError):
     """A weights file is missing, truncated, altered or does not match the network."""
 
@@ -72,6 +82,33 @@ class ExportError(RSEmbedError):
     """The output folder belongs to another request, is in use, or is damaged."""
 
     error_class = "export"
+
+
+class StoreError(RSEmbedError):
+    """A folder or bucket cannot be read or written now: away, forbidden, misconfigured.
+
+    Says something about the worker and its surroundings, nothing about the rows it works on.
+    """
+
+    error_class = "store"
+    transient = True
+
+
+class StoreFullError(StoreError):
+    """No space is left where the store lies."""
+
+    error_class = "store_full"
+
+
+class StoreConflictError(StoreError):
+    """Another object stands under the name; ``etag`` names the one that does ("" where it is gone again)."""
+
+    error_class = "store_conflict"
+    transient = False
+
+    def __init__(self, message: str, etag: str) -> None:
+        super().__init__(message)
+        self.etag = etag
 
 
 class ProviderError(RSEmbedError):

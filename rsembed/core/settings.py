@@ -1,7 +1,9 @@
 """The environment, read once into a frozen object that is passed down.
 
 Variables: ``RSEMBED_BACKEND``, ``RSEMBED_STAC_URL``, ``RSEMBED_WEIGHTS_DIR``,
-``RSEMBED_CACHE_DIR``, ``RSEMBED_EE_PROJECT``, ``RSEMBED_REQUIRE_COMMERCIAL``, ``RSEMBED_OFFLINE``.
+``RSEMBED_CACHE_DIR``, ``RSEMBED_EE_PROJECT``, ``RSEMBED_REQUIRE_COMMERCIAL``, ``RSEMBED_OFFLINE``,
+``RSEMBED_DEVICE`` (of the fleet's inference workers, ``cpu`` or ``cuda``, where a command does not say),
+``RSEMBED_PLUGINS`` (modules, by commas, that register models and backends; see ``rsembed/plugins.py``).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ class Settings:
     ee_project: str | None = None
     require_commercial: bool = False
     offline: bool = False
+    device: str = ""
+    plugins: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -40,6 +44,8 @@ class Settings:
             ee_project=env.get("RSEMBED_EE_PROJECT") or None,
             require_commercial=_flag(env, "RSEMBED_REQUIRE_COMMERCIAL"),
             offline=_flag(env, "RSEMBED_OFFLINE"),
+            device=env.get("RSEMBED_DEVICE", ""),
+            plugins=tuple(name.strip() for name in env.get("RSEMBED_PLUGINS", "").split(",") if name.strip()),
         )
 
 

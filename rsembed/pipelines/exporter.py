@@ -7,6 +7,7 @@ process reads the journal and does the rest.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -18,9 +19,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from rsembed.core.errors import ExportError
+from rsembed.core.errors import ExportError, StoreError
 from rsembed.core.patch import Json
-from rsembed.pipelines.checkpoint import FileCheckpoint, PartRecord
+from rsembed.pipelines.checkpoint import FileCheckpoint
 from rsembed.pipelines.finish import finish_run, status_totals, write_report
 from rsembed.pipelines.inference import InferenceEngine, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
@@ -31,11 +32,11 @@ from rsembed.pipelines.progress import ProgressListener, SilentProgress
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.table import RowTable
 from rsembed.pipelines.run_state import RunShape, RunState
-from rsembed.pipelines.shard_table import failure_records, merge, model_schema, shard_table, status_counts
+from rsembed.pipelines.shard_table import model_schema
+from rsembed.pipelines.shard_writer import Earlier, write_shard
 from rsembed.providers.base import ProviderBase
 from rsembed.version import __version__
-from rsembed.writers.atomic import atomic_path, sha256_file, write_json
-from rsembed.writers.dataset import write_tables
+from rsembed.writers.store import ANY, scratch_file
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +133,9 @@ class BatchExporter:
         try:
             with self._folder.lock():
                 self._folder.claim(name, description)
-                self._lock_weights()
+                self._folder.lock_weights({m.label: m.weights for m in self._plan.models if m.weights is not None})
                 state, resumed = self._run_locked(name, description, began)
-        except OSError as exc:
+        except (OSError, StoreError) as exc:
             raise ExportError(
                 f"the export into {self._folder.root} stopped: {exc}. What it had written is kept; "
                 "when that is mended, run the same command again"
@@ -142,9 +143,11 @@ class BatchExporter:
         return self._summary(state, name, resumed, time.monotonic() - began)
 
     def _run_locked(self, name: str, description: Mapping[str, Json], began: float) -> tuple[RunState, int]:
-        checkpoint = FileCheckpoint(self._folder.journal)
-        try:
-            state = RunState(self._folder.root, self._shape, checkpoint)
+        with contextlib.ExitStack() as stack:
+            checkpoint = stack.enter_context(contextlib.closing(FileCheckpoint(self._folder.journal)))
+            stack.callback(self._progress.finish)
+            state = RunState(self._folder.store, self._shape, checkpoint)
+            stack.enter_context(contextlib.closing(state))
             resumed = self._done_rows(state)
             self._folder.remove_tmp()
             if not self._is_finished(state):
@@ -155,19 +158,11 @@ class BatchExporter:
             if not self._plan.config.keep_inputs:
                 shutil.rmtree(self._folder.inputs, ignore_errors=True)
             self._folder.remove_tmp()
-        finally:
-            self._progress.finish()
-            checkpoint.close()
         return state, resumed
 
     def _load_models(self) -> None:
         for model in self._plan.models:
             model.embedder.load(model.device)
-
-    def _lock_weights(self) -> None:
-        pins = {m.label: m.weights.to_json() for m in self._plan.models if m.weights is not None}
-        if pins and not self._folder.weights_lock.exists():
-            write_json(self._folder.weights_lock, pins, self._folder.tmp)
 
     def stop(self) -> None:
         """Stop between two batches, as Ctrl-C does."""
@@ -203,8 +198,11 @@ class BatchExporter:
                 wanted = {m.label: slots for m in group.models if (slots := state.open_slots(m.label, index))}
                 if wanted:
                     shard = self._table.shard(index, self._shape.shard_size)
-                    pack = InputPack(self._folder.pack(f"group-{group.index}", index))
-                    yield FetchUnit(group, index, shard, wanted, digests[group.index], self._plan.config.buffer_m), pack
+                    unit = FetchUnit(group, index, shard, wanted, digests[group.index], self._plan.config.buffer_m)
+                    yield unit, InputPack(self._pack_path(unit))
+
+    def _pack_path(self, unit: FetchUnit) -> Path:
+        return self._folder.pack(f"group-{unit.group.index}", unit.index)
 
     # Work --------------------------------------------------------------------------------------
 
@@ -270,35 +268,18 @@ class BatchExporter:
             requests = 0  # A shared fetch is counted once.
             self._progress.advance("embed", len(outcome.slots))
         if not self._plan.config.keep_inputs:
-            fetched.pack.path.unlink(missing_ok=True)
+            self._pack_path(fetched.unit).unlink(missing_ok=True)
 
     def _write_shard(
         self, state: RunState, name: str, unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, requests: int
     ) -> None:
-        index = unit.index
         schema = model_schema(self._plan, model, self._table.carried, name)
-        table = shard_table(unit, model, outcome, schema)
-        earlier = state.shard(model.label, index)
-        if earlier is not None:
-            table = merge(state.shard_rows(model.label, index).cast(schema), table, outcome.slots)
-        relative = self._folder.shard_name(model.label, index)
-        final = self._folder.root / relative
-        with atomic_path(final, self._folder.tmp) as path:
-            write_tables([table], schema, path)
-            record = PartRecord(
-                kind="shard",
-                label=model.label,
-                index=index,
-                name=relative,
-                first_seq=index * self._shape.shard_size,
-                rows=table.num_rows,
-                bytes=path.stat().st_size,
-                sha256=sha256_file(path),
-                counts=status_counts(table),
-                failures=failure_records(unit.shard, outcome),
-                requests=requests + (earlier.requests if earlier else 0),
-                batch_size=_halved(model, outcome) or (earlier.batch_size if earlier else None),
-            )
+        before = state.shard(model.label, unit.index)
+        earlier = None if before is None else Earlier(before, state.shard_rows(model.label, unit.index))
+        # Whatever stands there: the folder is locked, so nobody else's work is lost.
+        record, _ = write_shard(
+            self._folder, unit, model, outcome, schema, requests=requests, earlier=earlier, replaces=ANY
+        )
         state.commit(record)
 
     # The end -----------------------------------------------------------------------------------
@@ -309,8 +290,9 @@ class BatchExporter:
             raise ExportError(f"{self._folder.root}: not every shard was done; run the same command again")
         self._write_report(state, seconds)
         if self._table.skipped.num_rows:
-            with atomic_path(self._folder.root / "skipped.parquet", self._folder.tmp) as path:
+            with scratch_file(self._folder.store, "skipped.parquet") as path:
                 self._table.write_skipped(path)
+                self._folder.store.put("skipped.parquet", path, replaces=ANY)
         # Last of all the manifest: it says that everything else is there.
         finish_run(state, self._folder, self._plan, schemas, description=description, fingerprint=name, npz=self._npz)
 
@@ -358,8 +340,3 @@ class BatchExporter:
             seconds=seconds,
             skipped_rows=self._table.skipped.num_rows,
         )
-
-
-def _halved(model: ModelPlan, outcome: ShardOutcome) -> int | None:
-    """The batch size that memory forced on a shard; None when it was the planned one."""
-    return None if outcome.batch_size == model.batch_size else outcome.batch_size

@@ -7,9 +7,9 @@ inputs only; whatever depends on timing goes to ``report.json``. The manifest is
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,15 +19,17 @@ import pyarrow.parquet as pq
 from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import PartRecord
-from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import FORMAT_VERSION, RunPlan
+from rsembed.pipelines.run_output import MANIFEST, REPORT, RunOutput
 from rsembed.pipelines.run_state import RunState
 from rsembed.providers.collections import imagery_attribution
-from rsembed.writers.atomic import atomic_path, sha256_file, write_json
+from rsembed.writers.atomic import json_text
 from rsembed.writers.dataset import write_tables
 from rsembed.writers.npz import write_npz
+from rsembed.writers.store import Stored, scratch_file
 
-logger = logging.getLogger(__name__)
+_PARTS_FILE, _FAILURES_FILE = "parts.parquet", "failures.parquet"
+_RUN_FILES = (_PARTS_FILE, _FAILURES_FILE, MANIFEST)
 
 _FAILURES = pa.schema(
     [
@@ -45,74 +47,99 @@ _PARTS = pa.schema(
 
 def finish_run(
     state: RunState,
-    folder: OutputFolder,
+    output: RunOutput,
     plan: RunPlan,
     schemas: Mapping[str, pa.Schema],
     *,
     description: Mapping[str, Json],
     fingerprint: str,
     npz: bool,
+    before_write: Callable[[], None] = lambda: None,
 ) -> None:
-    """Compact every model's shards and write the run's own files; may be repeated after a crash."""
+    """Compact every model's shards and write the run's own files; may be repeated after a crash.
+
+    ``before_write`` is called before each file and stops the rest by raising. A file takes the
+    place only of what stood there when this began: StoreConflictError says that somebody else
+    finishes the same run. Raises LostShardError for a shard that has to be done again.
+    """
     labels = [model.label for model in plan.models]
-    for label in labels:
-        for part in state.parts_to_compact(label):
-            _compact(state, folder, label, part, schemas[label])
-        _remove_shards(folder, label)
-        _check_listing(state, folder, label)
+    names = [*_RUN_FILES, *(f"{label}.npz" for label in labels), *(f"{label}/" for label in labels)]
+    writer = _Writer(output, names, before_write)
+    try:
+        for label in labels:
+            for part in state.parts_to_compact(label):
+                _compact(state, writer, output.part_name(label, part), label, part, schemas[label])
+            output.store.remove(f"{label}/_shards/")
+            _check_listing(state, output, label)
+    finally:
+        state.close()
     parts = [record for label in labels for record in state.parts_of(label)]
-    _write_table(folder, "parts.parquet", _PARTS, [_part_row(record) for record in parts])
+    writer.write(_PARTS_FILE, partial(_fill_table, _PARTS, [_part_row(record) for record in parts]))
     failures = [row for label in labels for row in _failure_rows(state, label)]
-    _write_table(folder, "failures.parquet", _FAILURES, failures)
+    writer.write(_FAILURES_FILE, partial(_fill_table, _FAILURES, failures))
     if npz:
         for label in labels:
-            files = [folder.root / record.name for record in state.parts_of(label)]
-            write_npz(files, folder.root / f"{label}.npz", folder.tmp)
+            files = [record.name for record in state.parts_of(label)]
+            writer.write(f"{label}.npz", partial(write_npz, output.store, files))
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "request": dict(description),
         "counts": {label: status_totals(state, label) for label in labels},
         "licences": {model.label: _licence(model.embedder.card.licence) for model in plan.models},
-        "attribution": _attribution(plan, [folder.root / record.name for record in parts]),
+        "attribution": _attribution(plan, output, [record.name for record in parts]),
     }
-    write_json(folder.manifest, manifest, folder.tmp)
+    text = json_text(manifest).encode()
+    writer.write(MANIFEST, lambda path: path.write_bytes(text))
 
 
-def _compact(state: RunState, folder: OutputFolder, label: str, part: int, schema: pa.Schema) -> None:
-    shards = state.shape.part_shards(part)
-    relative = folder.part_name(label, part)
-    final = folder.root / relative
-    with atomic_path(final, folder.tmp) as path:
+class _Writer:
+    """Puts files in place of what stood under ``names`` (files and folders) when the writer was made."""
+
+    def __init__(self, output: RunOutput, names: Sequence[str], before_write: Callable[[], None]) -> None:
+        self._store = output.store
+        self._before_write = before_write
+        self._etags = {blob.name: blob.etag for name in names for blob in self._store.list(name)}
+
+    def write(self, name: str, fill: Callable[[Path], object]) -> Stored:
+        """Let ``fill`` write a file and put it in its place."""
+        self._before_write()
+        with scratch_file(self._store, name) as path:
+            fill(path)
+            self._before_write()
+            return self._store.put(name, path, replaces=self._etags.get(name))
+
+
+def _compact(state: RunState, writer: _Writer, name: str, label: str, part: int, schema: pa.Schema) -> None:
+    shards, expected = state.shape.part_shards(part), state.shape.part_seq(part)
+
+    def fill(path: Path) -> None:
         rows = write_tables((state.shard_rows(label, shard) for shard in shards), schema, path)
-        expected = sum(state.shape.shard_rows(shard) for shard in shards)
-        if rows != expected:
-            raise ExportError(f"{relative}: {rows} rows were gathered, {expected} expected; export into a new folder")
-        counts: Counter[str] = Counter()
-        for shard in shards:
-            record = state.shard(label, shard)
-            counts.update(record.counts if record else {})
-        first = shards.start * state.shape.shard_size
-        size, sha256 = path.stat().st_size, sha256_file(path)
-        # Journalled before the rename: whichever of the two files a crash leaves, the journal knows it.
-        state.commit(PartRecord("part", label, part, relative, first, rows, size, sha256, dict(counts)))
+        if rows != len(expected):
+            raise ExportError(f"{name}: {rows} rows were gathered, {len(expected)} expected; export into a new folder")
+
+    stored = writer.write(name, fill)
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        record = state.shard(label, shard)
+        counts.update(record.counts if record else {})
+    size = len(expected)
+    state.commit(PartRecord("part", label, part, name, expected.start, size, stored.bytes, stored.sha256, dict(counts)))
 
 
-def _remove_shards(folder: OutputFolder, label: str) -> None:
-    shards = folder.root / label / "_shards"
-    if shards.is_dir():
-        for path in shards.iterdir():
-            path.unlink()
-        shards.rmdir()
+def _fill_table(schema: pa.Schema, rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
 
 
-def _check_listing(state: RunState, folder: OutputFolder, label: str) -> None:
-    """Fail when the files on disk are not the files of the journal."""
-    listed = {f"{label}/{path.name}" for path in (folder.root / label).glob("part-*.parquet")}
-    known = {record.name for record in state.parts_of(label)}
+def _check_listing(state: RunState, output: RunOutput, label: str) -> None:
+    """Fail when the files that stand there are not those that were recorded."""
+    found = [blob for blob in output.store.list(f"{label}/") if blob.name.startswith(f"{label}/part-")]
+    listed = {(blob.name, blob.bytes) for blob in found if blob.name.endswith(".parquet")}
+    known = {(record.name, record.bytes) for record in state.parts_of(label)}
     if listed != known:
+        names = sorted({name for name, _ in listed ^ known})
         raise ExportError(
-            f"{folder.root / label}: files and journal differ: {', '.join(sorted(listed ^ known)[:5])}; "
+            f"{output.store.url}/{label}: files and records differ: {', '.join(names[:5])}; "
             "move foreign files away and run the same command again"
         )
 
@@ -137,11 +164,6 @@ def _failure_rows(state: RunState, label: str) -> Iterable[dict[str, object]]:
             }
 
 
-def _write_table(folder: OutputFolder, name: str, schema: pa.Schema, rows: Sequence[Mapping[str, object]]) -> None:
-    with atomic_path(folder.root / name, folder.tmp) as path:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
-
-
 def status_totals(state: RunState, label: str) -> dict[str, int]:
     """Rows of a label by status."""
     totals: Counter[str] = Counter()
@@ -154,18 +176,18 @@ def _licence(licence: object) -> dict[str, Json]:
     return {name: str(getattr(licence, name)) for name in ("name", "commercial", "attribution")}
 
 
-def _attribution(plan: RunPlan, files: Sequence[Path]) -> list[str]:
+def _attribution(plan: RunPlan, output: RunOutput, names: Sequence[str]) -> list[str]:
     """What has to be said of the imagery: its source and the years it was taken in."""
     years: set[int] = set()
-    for file in files:
-        table = pq.read_table(file, columns=["first_date", "last_date"])
+    for name in names:
+        with output.store.open(name) as handle:
+            table = pq.read_table(handle, columns=["first_date", "last_date"])
         for column in table.columns:
             years.update(year for year in pc.unique(pc.year(column)).to_pylist() if year is not None)
     collections = dict.fromkeys(group.recipe.collection for group in plan.groups)
     return list(dict.fromkeys(filter(None, (imagery_attribution(c, sorted(years)) for c in collections))))
 
 
-def write_report(folder: OutputFolder, report: Mapping[str, Json]) -> None:
+def write_report(output: RunOutput, report: Mapping[str, Json]) -> None:
     """Timings and what was spent: everything about a run that another run of it need not repeat."""
-    written = dict(report) | {"written_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
-    write_json(folder.root / "report.json", written, folder.tmp)
+    output.write_json(REPORT, dict(report) | {"written_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")})

@@ -59,6 +59,11 @@ class InputPack:
     def __contains__(self, key: str) -> bool:
         return key in self._index
 
+    def lacks(self, key: str, bands: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of ``bands`` that are not there under ``key``."""
+        place = self._index.get(key)
+        return bands if place is None else tuple(band for band in bands if band not in place[1].bands)
+
     def put(self, key: str, patch: Patch) -> None:
         """Append ``patch`` under ``key``."""
         record, header = encode(key, patch)

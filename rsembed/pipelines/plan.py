@@ -25,7 +25,7 @@ from rsembed.core.specs import Window
 from rsembed.embedders.base import EmbedderBase
 from rsembed.embedders.options import make_config
 from rsembed.embedders.registry import REGISTRY
-from rsembed.embedders.weights import WeightsHandle, WeightsLock
+from rsembed.embedders.weights import WeightsHandle, WeightsLock, WeightsPin
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.providers.base import ProviderBase
@@ -41,7 +41,10 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One model of a run, resolved. ``embedder`` is configured but not loaded."""
+    """One model of a run, resolved. ``embedder`` is configured but not loaded.
+
+    ``weights``: the file on this machine, or just its pin where nothing is loaded.
+    """
 
     label: str
     embedder: EmbedderBase
@@ -49,7 +52,7 @@ class ModelPlan:
     bands: tuple[str, ...]
     batch_size: int
     device: str
-    weights: WeightsHandle | None
+    weights: WeightsHandle | WeightsPin | None
 
     @property
     def native_px(self) -> int:
@@ -163,12 +166,17 @@ class RunPlan:
         }
 
     def group_digest(self, group: FetchGroup) -> str:
-        """Identifies what the group's fetches give, place and time aside."""
-        return digest({"provider": self.provider, "recipe": to_json(group.recipe), "bands": list(group.bands)})
+        """Identifies what the group's fetches give; place, time and bands aside."""
+        return digest({"provider": self.provider, "recipe": to_json(group.recipe)})
 
 
-def plan_model(request: ExportModelRequest, run: RunRequest, settings: Settings) -> ModelPlan:
-    """One model, resolved but for its weights: configuration, bands, device, batch size. Raises ModelError."""
+def plan_model(
+    request: ExportModelRequest, run: RunRequest, settings: Settings, *, stated_device: bool = False
+) -> ModelPlan:
+    """One model, resolved but for its weights: configuration, bands, device, batch size. Raises ModelError.
+
+    ``stated_device``: take the device at its word instead of looking for it on this machine.
+    """
     config = run.config
     cls = REGISTRY.get(request.name)
     embedder: EmbedderBase = cls(
@@ -186,7 +194,7 @@ def plan_model(request: ExportModelRequest, run: RunRequest, settings: Settings)
         )
     )
     _check_licence(embedder, settings)
-    device = embedder.resolve_device(run.device)
+    device = embedder.stated_device(run.device) if stated_device else embedder.resolve_device(run.device)
     batch = config.batch_size or embedder.card.batch_size.get(device.split(":")[0], embedder.card.batch_size["cpu"])
     recipe = embedder.fetch_recipe()
     return ModelPlan(
@@ -215,12 +223,13 @@ def _check_licence(embedder: EmbedderBase, settings: Settings) -> None:
         )
 
 
-def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings) -> RunPlan:
+def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings, *, stated_device: bool = False) -> RunPlan:
     """Resolve ``run`` against ``provider``, all but the weights (:func:`lock_weights`).
 
+    ``stated_device``: this machine only plans; the device is taken at its word (``cpu``, ``cuda``).
     Raises ModelError, SpecError or ProviderError before any work.
     """
-    models = tuple(plan_model(request, run, settings) for request in run.models)
+    models = tuple(plan_model(request, run, settings, stated_device=stated_device) for request in run.models)
     labels = [model.label for model in models]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -245,9 +254,14 @@ def lock_weights(plan: RunPlan, settings: Settings, pins: WeightsLock | None = N
 
     The last step of planning, because it may take a download. Raises WeightsError.
     """
-    found = {model.label: with_weights(model, settings, pins) for model in plan.models}
+    return with_models(plan, [with_weights(model, settings, pins) for model in plan.models])
+
+
+def with_models(plan: RunPlan, models: Sequence[ModelPlan]) -> RunPlan:
+    """``plan`` with ``models`` in the place of those of the same labels."""
+    found = {model.label: model for model in models}
     groups = [replace(group, models=tuple(found[model.label] for model in group.models)) for group in plan.groups]
-    return replace(plan, models=tuple(found.values()), groups=tuple(groups))
+    return replace(plan, models=tuple(found[model.label] for model in plan.models), groups=tuple(groups))
 
 
 def fingerprint(description: Json, rows_digest: str) -> str:
@@ -256,7 +270,7 @@ def fingerprint(description: Json, rows_digest: str) -> str:
 
 
 def request_key(group_digest: str, request: FetchRequest) -> str:
-    """Content address of a fetched patch: what, where and when, not whose row it is."""
+    """Content address of a fetched patch: what, where and when; not whose row it is, and not which bands."""
     grid = request.grid
     first, last = request.bins[0], request.bins[-1]
     place = f"{grid.epsg},{grid.x_min},{grid.y_max},{grid.height},{grid.width}"

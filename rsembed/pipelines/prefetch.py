@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from rsembed.core.errors import classify
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
-from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.plan import FetchGroup, Ints, request_key
 from rsembed.pipelines.retry import RetryPolicy, call_with_retry
 from rsembed.pipelines.rows.table import RowShard
@@ -33,17 +33,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RowFailure:
-    """Why a row gave nothing: ``stage`` is ``fetch`` or ``infer``."""
+    """Why a row gave nothing: ``stage`` is ``fetch`` or ``infer``; ``trace``: where it was raised."""
 
     stage: str
     error_class: str
     message: str
+    trace: str = field(default="", compare=False, repr=False)
 
     @classmethod
     def of(cls, stage: str, error: BaseException) -> RowFailure:
         """From an exception; the message is kept short and can be written anywhere (names of files may be no UTF-8)."""
         text = f"{type(error).__name__}: {error}"[:2000]
-        return cls(stage, classify(error), text.encode("utf-8", "backslashreplace").decode())
+        trace = "".join(traceback.format_exception(error))[-8000:]
+        return cls(stage, classify(error), _writable(text), _writable(trace))
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -94,43 +100,90 @@ class FetchUnit:
         return FetchRequest(group.recipe, group.bands, self.grids[slot], group.bins(self.shard.window(slot)))
 
 
+class PatchPack(Protocol):
+    """Where the patches of one unit go, and are found again; safe to use from several threads."""
+
+    def lacks(self, key: str, bands: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of ``bands`` that are not there under ``key``."""
+        ...
+
+    def put(self, key: str, patch: Patch) -> None:
+        """Keep ``patch`` under ``key``."""
+        ...
+
+    def get(self, key: str) -> Patch | None:
+        """The patch under ``key``; None when it is absent or damaged."""
+        ...
+
+    def flush(self) -> None:
+        """Make everything that was put survive this process."""
+        ...
+
+    def close(self) -> None:
+        """Release files; what was kept stays."""
+        ...
+
+
+@dataclass(frozen=True)
+class SettledRows:
+    """The outcome of one request: the slots it serves, why it failed (None: its patch is in the pack), its cost.
+
+    ``n_images`` is None where the patch was there before.
+    """
+
+    slots: tuple[int, ...]
+    failure: RowFailure | None = None
+    requests: int = 0
+    n_images: int | None = None
+
+
 @dataclass
 class FetchedUnit:
-    """A unit whose rows are all settled: each is in ``pack`` or in ``failures``.
+    """A unit whose rows are settled one by one: each ends up in ``pack`` or in ``failures``.
 
     ``keys``: slot -> key in the pack. ``requests``: provider requests made, ``fetched``: patches
-    they gave. ``open``: requests that are not settled yet.
+    they gave. ``open``: requests that are not settled yet. ``stop``: set it to begin no further
+    request of this unit; what is in flight is then not recorded.
     """
 
     unit: FetchUnit
-    pack: InputPack
+    pack: PatchPack
     keys: dict[int, str]
     failures: dict[int, RowFailure] = field(default_factory=dict)
     requests: int = 0
     fetched: int = 0
     open: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def settle(self, slots: tuple[int, ...], failure: RowFailure | None, requests: int) -> bool:
+    def settle(self, rows: SettledRows) -> bool:
         """Record the outcome of one request; True when it was the unit's last."""
         with self._lock:
-            self.requests += requests
-            self.fetched += failure is None
-            if failure is not None:
-                for slot in slots:
-                    self.failures[slot] = failure
+            self.requests += rows.requests
+            self.fetched += rows.failure is None
+            if rows.failure is not None:
+                for slot in rows.slots:
+                    self.failures[slot] = rows.failure
             self.open -= 1
             return self.open == 0
 
 
+Listener = Callable[[FetchedUnit, SettledRows, bool], None]
+"""Told of each settled request, from the fetching threads, and whether it was the unit's last."""
+Fetch = Callable[[FetchRequest], Patch]
+
+
 @dataclass(frozen=True)
 class _Item:
-    """One request and the slots it serves."""
+    """One request, the slots it serves, and whom to ask and to tell."""
 
     state: FetchedUnit
     key: str
     request: FetchRequest
     slots: tuple[int, ...]
+    fetch: Fetch
+    retry: RetryPolicy
+    listener: Listener
 
 
 @dataclass(frozen=True)
@@ -141,41 +194,39 @@ class _Planned:
 
 
 class PrefetchManager:
-    """Fetches units with ``workers`` threads; iterate over :meth:`run` for the settled ones.
+    """Fetches units with ``workers`` threads: iterate over :meth:`run` for the settled ones, or :meth:`open` single ones.
 
     ``on_settled(n_rows)`` is called from worker threads whenever rows are settled.
     """
 
     def __init__(
         self,
-        provider: ProviderBase,
+        provider: ProviderBase | None = None,
         *,
         workers: int,
         retry: RetryPolicy | None = None,
         max_open_units: int | None = None,
         on_settled: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._provider = provider
+        self._fetch_default = None if provider is None else provider.fetch
         self._workers = workers
         self._retry = retry or RetryPolicy()
         self._max_open = max_open_units
         self._on_settled = on_settled
         self._stop = threading.Event()
+        self._started = False
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._settled: queue.SimpleQueue[FetchedUnit | _Planned | BaseException] = queue.SimpleQueue()
         self._may_open = threading.Semaphore(0)
-        self._packs: dict[Path, InputPack] = {}
+        self._open: dict[int, FetchedUnit] = {}
 
-    def run(self, units: Iterator[tuple[FetchUnit, InputPack]], *, shard_size: int) -> Iterator[FetchedUnit]:
+    def run(self, units: Iterator[tuple[FetchUnit, PatchPack]], *, shard_size: int) -> Iterator[FetchedUnit]:
         """Settled units, in the order in which they settle. Call :meth:`release` for each when done with it.
 
         An error in planning a unit (not in a row) stops the run and is raised here.
         """
         self._may_open.release(self._max_open or 3 + -(-2 * self._workers // shard_size))
-        threads = [threading.Thread(target=self._plan, args=(units,), daemon=True, name="fetch-plan")]
-        threads += [threading.Thread(target=self._work, daemon=True, name=f"fetch-{i}") for i in range(self._workers)]
-        for thread in threads:
-            thread.start()
+        threading.Thread(target=self._plan, args=(units,), daemon=True, name="fetch-plan").start()
         delivered, expected = 0, None
         try:
             while delivered != expected:
@@ -190,9 +241,49 @@ class PrefetchManager:
         finally:
             self.stop()
 
+    def open(
+        self,
+        unit: FetchUnit,
+        pack: PatchPack,
+        listener: Listener,
+        *,
+        fetch: Fetch | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> FetchedUnit:
+        """Begin to fetch what ``pack`` lacks of ``unit``; ``listener`` is told of every request that is settled.
+
+        ``fetch`` and ``retry`` replace the manager's own for this unit. Rows that the pack holds
+        already are settled here and now.
+        """
+        ask = fetch or self._fetch_default
+        if ask is None:
+            raise TypeError("a PrefetchManager without a provider needs fetch= for each unit")
+        self._start()
+        # Rows that ask for the same pixels are one request.
+        slots_of: dict[str, list[int]] = {}
+        requests: dict[str, FetchRequest] = {}
+        for slot in unit.slots:
+            request = unit.request(slot)
+            key = request_key(unit.group_digest, request)
+            slots_of.setdefault(key, []).append(slot)
+            requests[key] = request
+        lacking = {key: pack.lacks(key, unit.group.bands) for key in slots_of}
+        state = FetchedUnit(unit, pack, {slot: key for key, slots in slots_of.items() for slot in slots})
+        state.open = len(slots_of)
+        self._open[id(state)] = state
+        for key, slots in slots_of.items():
+            if lacking[key]:
+                # In the group's order, so that a request does not depend on how what is there came about.
+                bands = tuple(band for band in unit.group.bands if band in lacking[key])
+                request = requests[key] if bands == unit.group.bands else replace(requests[key], bands=bands)
+                self._items.put(_Item(state, key, request, tuple(slots), ask, retry or self._retry, listener))
+            else:
+                self._tell(state, SettledRows(tuple(slots)), listener)
+        return state
+
     def release(self, unit: FetchedUnit) -> None:
         """The consumer is done with ``unit``; another may be opened."""
-        self._packs.pop(unit.pack.path, None)
+        self._open.pop(id(unit), None)
         unit.pack.close()
         self._may_open.release()
 
@@ -202,18 +293,27 @@ class PrefetchManager:
         self._may_open.release()
         for _ in range(self._workers):
             self._items.put(None)
-        for pack in list(self._packs.values()):
-            pack.flush()
+        for state in list(self._open.values()):
+            state.stop.set()
+            state.pack.flush()
 
     def fetch_again(self, fetched: FetchedUnit, slot: int) -> Patch:
         """The patch of a row whose stored input is missing or damaged; raises what the provider raises."""
         logger.warning("input_lost", extra={"shard": fetched.unit.index, "slot": slot})
-        request = fetched.unit.request(slot)
-        patch = call_with_retry(lambda: self._provider.fetch(request), self._retry, self._stop)
+        if self._fetch_default is None:
+            raise TypeError("a PrefetchManager without a provider cannot fetch again")
+        fetch, request = self._fetch_default, fetched.unit.request(slot)
+        patch = call_with_retry(lambda: fetch(request), self._retry, self._stop)
         fetched.pack.put(fetched.keys[slot], patch)
         return patch
 
-    def _plan(self, units: Iterator[tuple[FetchUnit, InputPack]]) -> None:
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            for i in range(self._workers):
+                threading.Thread(target=self._work, daemon=True, name=f"fetch-{i}").start()
+
+    def _plan(self, units: Iterator[tuple[FetchUnit, PatchPack]]) -> None:
         """Turn units into requests, as far ahead as open units allow (one thread)."""
         count = 0
         try:
@@ -226,53 +326,42 @@ class PrefetchManager:
                     self._settled.put(_Planned(count))
                     return
                 count += 1
-                self._open_unit(*opened)
+                unit, pack = opened
+                self.open(unit, pack, self._deliver)
         except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
             self._settled.put(exc)
 
-    def _open_unit(self, unit: FetchUnit, pack: InputPack) -> None:
-        self._packs[pack.path] = pack
-        # Rows that ask for the same pixels are one request.
-        slots_of: dict[str, list[int]] = {}
-        requests: dict[str, FetchRequest] = {}
-        for slot in unit.slots:
-            request = unit.request(slot)
-            key = request_key(unit.group_digest, request)
-            slots_of.setdefault(key, []).append(slot)
-            requests[key] = request
-        missing = [key for key in slots_of if key not in pack]
-        keys = {slot: key for key, slots in slots_of.items() for slot in slots}
-        state = FetchedUnit(unit, pack, keys, open=len(missing))
-        stored = len(unit.slots) - sum(len(slots_of[key]) for key in missing)
-        if stored:
-            self._on_settled(stored)
-        if not missing:
+    def _deliver(self, state: FetchedUnit, rows: SettledRows, last: bool) -> None:
+        """The listener of :meth:`run`: hand the unit over with its last row."""
+        self._on_settled(len(rows.slots))
+        if last:
             self._settled.put(state)
-        for key in missing:
-            self._items.put(_Item(state, key, requests[key], tuple(slots_of[key])))
 
     def _work(self) -> None:
         try:
             while (item := self._items.get()) is not None and not self._stop.is_set():
-                self._fetch(item)
+                if not item.state.stop.is_set():
+                    self._fetch(item)
         except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
             self._settled.put(exc)
 
     def _fetch(self, item: _Item) -> None:
-        state, slots = item.state, item.slots
-        failure, requests = None, 0
+        state = item.state
         try:
-            patch = call_with_retry(lambda: self._provider.fetch(item.request), self._retry, self._stop)
-            counted = patch.provenance.get("requests", 1)
-            requests = counted if isinstance(counted, int) else 1
+            patch = call_with_retry(lambda: item.fetch(item.request), item.retry, state.stop)
         except Exception as exc:  # a row ends here; what went wrong is recorded with it
-            if self._stop.is_set():
+            if state.stop.is_set():
                 return
-            failure = RowFailure.of("fetch", exc)
-            logger.debug("fetch_failed", extra={"shard": state.unit.index, "slot": slots[0]}, exc_info=exc)
+            rows = SettledRows(item.slots, RowFailure.of("fetch", exc))
+            logger.debug("fetch_failed", extra={"shard": state.unit.index, "slot": item.slots[0]}, exc_info=exc)
         else:
+            counted = patch.provenance.get("requests", 1)
             state.pack.put(item.key, patch)
-        self._on_settled(len(slots))
-        if state.settle(slots, failure, requests):
+            rows = SettledRows(item.slots, None, counted if isinstance(counted, int) else 1, patch.n_images)
+        self._tell(state, rows, item.listener)
+
+    def _tell(self, state: FetchedUnit, rows: SettledRows, listener: Listener) -> None:
+        last = state.settle(rows)
+        if last:
             state.pack.flush()
-            self._settled.put(state)
+        listener(state, rows, last)

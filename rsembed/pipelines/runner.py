@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from rsembed.core.errors import ExportError, ModelError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import Spatial, Window
-from rsembed.embedders.weights import WeightsPin
 from rsembed.pipelines.arrays import array_inputs
 from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
@@ -65,22 +63,11 @@ def export(
     with returned_memory(), scratch_rows(source, windows, target.out, row_options) as table:
         check_places(plan, table)
         on_planned(plan, table)
-        plan = lock_weights(plan, settings, read_lock(OutputFolder(target.out)))
+        plan = lock_weights(plan, settings, OutputFolder(target.out).locked_weights())
         exporter = BatchExporter(
             plan, table, provider=provider, out=target.out, npz=target.npz, progress=progress, pad=pad
         )
         return exporter.run()
-
-
-def read_lock(folder: OutputFolder) -> dict[str, WeightsPin]:
-    """The weights that an earlier part of this run used, by label; empty for a new run."""
-    if not folder.weights_lock.exists():
-        return {}
-    try:
-        entries = json.loads(folder.weights_lock.read_text(encoding="utf-8"))
-        return {label: WeightsPin.from_json(entry) for label, entry in entries.items()}
-    except (ValueError, AttributeError) as exc:
-        raise ExportError(f"{folder.weights_lock} is damaged ({exc}); remove it to lock the weights anew") from exc
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def shard_table(unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, schema
 def _ground(unit: FetchUnit, model: ModelPlan) -> GridArray:
     """The ground each vector stands for: what was asked, or the whole input where the network pools itself."""
     prints = unit.footprints[model.label]
-    if model.embedder.card.pooling == "vector":
+    if model.embedder.own_vector:
         height, width = [p.fetch_height for p in prints], [p.fetch_width for p in prints]
     else:
         height, width = [p.asked_height for p in prints], [p.asked_width for p in prints]

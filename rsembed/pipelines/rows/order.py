@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rsembed.pipelines.rows.mapped import MappedBatches
 from rsembed.pipelines.rows.source import BATCH_ROWS
 
 Ints = NDArray[np.int64]
@@ -22,9 +23,9 @@ class ScratchRows:
     """Rows in an Arrow IPC file that is mapped, not read; any rows can be gathered by position."""
 
     def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self.schema: pa.Schema = reader.schema
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._mapped = MappedBatches(path)
+        self.schema = self._mapped.schema
+        self._batches = self._mapped.batches
         self._starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches])]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -46,6 +47,7 @@ class ScratchRows:
             schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
             return pa.RecordBatch.from_pylist([], schema=schema)
         whole = pa.concat_batches(parts)
+        self._mapped.used(len(positions))
         back = np.empty_like(rank)
         back[rank] = np.arange(len(rank))
         return whole.take(pa.array(back))

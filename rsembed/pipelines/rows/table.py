@@ -18,6 +18,7 @@ from rsembed.core.specs import Window
 from rsembed.pipelines.rows.columns import carried_schema, id_column, read_carried, read_ids
 from rsembed.pipelines.rows.digest import RowsDigest
 from rsembed.pipelines.rows.formats import open_table
+from rsembed.pipelines.rows.mapped import MappedBatches
 from rsembed.pipelines.rows.order import ScratchRows, find_duplicates, identity_hashes, sorted_positions
 from rsembed.pipelines.rows.places import PlaceColumns, place_columns, read_places
 from rsembed.pipelines.rows.problems import BadRows, Problems
@@ -67,7 +68,7 @@ class RowTable:
     digest: str
     carried: pa.Schema
     skipped: pa.Table = field(repr=False)
-    _batches: tuple[pa.RecordBatch, ...] = field(repr=False)
+    _mapped: MappedBatches = field(repr=False)
 
     def __len__(self) -> int:
         return self.n_rows
@@ -90,7 +91,8 @@ class RowTable:
         parts = []
         for k in range(first, last + 1):
             low, high = max(start - k * BATCH_ROWS, 0), stop - k * BATCH_ROWS
-            parts.append(self._batches[k].slice(low, max(0, high - low)))
+            parts.append(self._mapped.batches[k].slice(low, max(0, high - low)))
+        self._mapped.used(stop - start)
         # A slice of one batch stays a view of the mapped file; only across a border is copied.
         batch = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
         column = {name: batch.column(name) for name, _ in _ROW_FIELDS}
@@ -112,8 +114,8 @@ class RowTable:
     @property
     def span(self) -> Window:
         """From the first day of any row's window to the end of the last one."""
-        starts = [pc.min(batch.column("start")).as_py() for batch in self._batches]
-        ends = [pc.max(batch.column("end")).as_py() for batch in self._batches]
+        starts = [pc.min(batch.column("start")).as_py() for batch in self._mapped.batches]
+        ends = [pc.max(batch.column("end")).as_py() for batch in self._mapped.batches]
         return Window(min(starts), max(ends))
 
     @property
@@ -178,9 +180,7 @@ def build_rows(source: object, *, windows: WindowPolicy, scratch_dir: Path, opti
         digest = _write_ordered(unsorted, order, work / "rows.arrow")
         # Renamed, not overwritten: a table built here before may still be mapped.
         path = (work / "rows.arrow").replace(scratch_dir / "rows.arrow")
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    batches = tuple(reader.get_batch(i) for i in range(reader.num_record_batches))
-    return RowTable(path, len(order), digest, plan.carried, bad.table(), batches)
+    return RowTable(path, len(order), digest, plan.carried, bad.table(), MappedBatches(path))
 
 
 def _spill(plan: _Reading, work: Path, bad: BadRows) -> int:

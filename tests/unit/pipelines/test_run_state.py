@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import pytest
 
 from rsembed.core.errors import ExportError
 from rsembed.pipelines.checkpoint import FailureRecord, PartRecord
-from rsembed.pipelines.run_state import RunShape, RunState
+from rsembed.pipelines.run_state import LostShardError, RunShape, RunState
 from rsembed.writers.atomic import sha256_file
+from rsembed.writers.store import FolderStore
 
 SHAPE = RunShape(n_rows=23, shard_size=5, shards_per_part=2)
 
@@ -49,14 +50,25 @@ def write(root: Path, kind: str, index: int, *, failed: Sequence[int] = ()) -> P
         first,
         rows,
         path.stat().st_size,
-        "",
+        sha256_file(path),
         {"ok": rows},
         failures,  # type: ignore[arg-type]
     )
 
 
+OPENED: list[RunState] = []
+
+
+@pytest.fixture(autouse=True)
+def close_states() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
 def state(root: Path, *records: PartRecord) -> RunState:
-    return RunState(root, SHAPE, Memory(*records))
+    OPENED.append(RunState(FolderStore(root), SHAPE, Memory(*records)))
+    return OPENED[-1]
 
 
 def test_shape_when_rows_do_not_fill_the_last_shard_and_part_then_they_are_short() -> None:
@@ -143,10 +155,59 @@ def test_state_when_rows_are_nowhere_then_it_says_so(tmp_path: Path) -> None:
 def test_state_when_a_crash_left_the_part_before_then_its_newer_shard_is_pending_again(tmp_path: Path) -> None:
     shards = [write(tmp_path, "shard", i) for i in range(2)]
     old = write(tmp_path, "part", 0)
-    old = replace(old, sha256=sha256_file(tmp_path / old.name))
     (tmp_path / shards[0].name).unlink()
     newer = write(tmp_path, "shard", 1)
     journalled_not_renamed = replace(old, sha256="0" * 64)
     found = state(tmp_path, *shards, old, newer, journalled_not_renamed)
     assert list(found.parts_to_compact("m"))[:1] == [0]
     assert found.shard_rows("m", 0)["seq"].to_pylist() == [0, 1, 2, 3, 4]
+
+
+def test_state_when_a_crash_left_a_part_that_is_not_journalled_yet_then_its_rows_stand_and_newer_shards_are_pending(
+    tmp_path: Path,
+) -> None:
+    shards = [write(tmp_path, "shard", i) for i in range(2)]
+    old = write(tmp_path, "part", 0)
+    newer = write(tmp_path, "shard", 1)
+    (tmp_path / shards[0].name).unlink()
+    rewritten = pa.table({"seq": list(range(10)), "more": ["x" * 50] * 10})
+    pq.write_table(rewritten, tmp_path / old.name)
+    found = state(tmp_path, *shards, old, newer)
+    assert found.open_slots("m", 0) == ()
+    assert list(found.parts_to_compact("m"))[:1] == [0]
+    assert found.shard_rows("m", 0)["seq"].to_pylist() == [0, 1, 2, 3, 4]
+
+
+def test_state_when_a_part_is_replaced_by_other_rows_then_it_is_lost(tmp_path: Path) -> None:
+    shards = [write(tmp_path, "shard", i) for i in range(2)]
+    part = write(tmp_path, "part", 0)
+    for each in shards:
+        (tmp_path / each.name).unlink()
+    pq.write_table(pa.table({"seq": list(range(1, 11)), "more": ["x" * 50] * 10}), tmp_path / part.name)
+    assert len(state(tmp_path, *shards, part).open_slots("m", 0)) == 5
+
+
+def test_state_when_a_shard_file_holds_other_bytes_of_the_same_size_then_it_is_said_which(tmp_path: Path) -> None:
+    record = write(tmp_path, "shard", 1)
+    path = tmp_path / record.name
+    data = bytearray(path.read_bytes())
+    data[100] ^= 0xFF
+    path.write_bytes(data)
+    found = state(tmp_path, record)
+    with pytest.raises(LostShardError, match="not the file that was written") as caught:
+        found.shard_rows("m", 1)
+    assert (caught.value.label, caught.value.index) == ("m", 1)
+
+
+def test_state_when_a_part_has_several_row_groups_then_each_shard_gets_its_rows(tmp_path: Path) -> None:
+    shards = [write(tmp_path, "shard", i) for i in range(5)]
+    parts = [write(tmp_path, "part", i) for i in range(3)]
+    path = tmp_path / parts[1].name
+    pq.write_table(pq.read_table(path), path, row_group_size=3)
+    parts[1] = replace(parts[1], bytes=path.stat().st_size, sha256=sha256_file(path))
+    for each in shards:
+        (tmp_path / each.name).unlink()
+    found = state(tmp_path, *shards, *parts)
+    for index in (3, 2, 4, 2):
+        first = 5 * index
+        assert found.shard_rows("m", index)["seq"].to_pylist() == list(range(first, min(first + 5, 23)))

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsembed.writers.npz import write_npz
+from rsembed.writers.store import FolderStore
 
 
-def part(path: Path, rows: list[int], *, kind: pa.DataType = pa.float32(), first_seq: int = 0) -> Path:  # noqa: B008 - frozen
+def part(path: Path, rows: list[int], *, kind: pa.DataType = pa.float32(), first_seq: int = 0) -> str:  # noqa: B008 - frozen
     n = len(rows)
     day = pa.array([19000] * n, pa.int32()).cast(pa.date32())
     table = pa.table(
@@ -23,12 +24,12 @@ def part(path: Path, rows: list[int], *, kind: pa.DataType = pa.float32(), first
         }
     )  # fmt: skip
     pq.write_table(table, path)
-    return path
+    return path.name
 
 
 def test_npz_when_rows_lie_in_another_order_then_the_inputs_order_is_restored(tmp_path: Path) -> None:
     parts = [part(tmp_path / "a", [4, 1, 3]), part(tmp_path / "b", [0, 2], first_seq=3)]
-    write_npz(parts, tmp_path / "x.npz", tmp_path / "_tmp")
+    write_npz(FolderStore(tmp_path), parts, tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as found:
         assert found["row"].tolist() == [0, 1, 2, 3, 4]
         assert found["id"].tolist() == [f"p{row}" * (row + 1) for row in range(5)]
@@ -41,7 +42,7 @@ def test_npz_when_rows_lie_in_another_order_then_the_inputs_order_is_restored(tm
 
 
 def test_npz_when_one_row_has_several_windows_then_they_follow_each_other_by_seq(tmp_path: Path) -> None:
-    write_npz([part(tmp_path / "a", [2, 0, 2, 0])], tmp_path / "x.npz", tmp_path / "_tmp")
+    write_npz(FolderStore(tmp_path), [part(tmp_path / "a", [2, 0, 2, 0])], tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as found:
         assert found["row"].tolist() == [0, 0, 2, 2]
         assert found["seq"].tolist() == [1, 3, 0, 2]
@@ -50,7 +51,7 @@ def test_npz_when_one_row_has_several_windows_then_they_follow_each_other_by_seq
 def test_npz_when_written_twice_then_the_same_bytes(tmp_path: Path) -> None:
     made = [part(tmp_path / "a", [1, 0], kind=pa.float16())]
     for name in ("x.npz", "y.npz"):
-        write_npz(made, tmp_path / name, tmp_path / "_tmp")
+        write_npz(FolderStore(tmp_path), made, tmp_path / name)
     assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "y.npz").read_bytes()
     with np.load(tmp_path / "x.npz") as found:
         assert found["embedding"].dtype == np.float16

@@ -1,0 +1,1 @@
+"""One change a file; what is released is never edited."""

@@ -1,0 +1,91 @@
+"""Options of whole runs, that ``rsembed export`` and ``rsembed fleet submit`` share, and the request made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from rsembed.cli.options import SensorOptions, as_recipe, model_request, take, temporal_of, together
+from rsembed.core.specs import InputPrepSpec, OutputSpec, TemporalSpec
+from rsembed.pipelines.request import ExportConfig, RunRequest
+from rsembed.pipelines.rows.table import RowOptions
+from rsembed.pipelines.rows.windows import WindowPolicy
+from rsembed.tools.temporal import parse_days
+
+row_options = together(
+    click.option("--model", "models", metavar="NAME[:OPTION=VALUE,...][@LABEL]", multiple=True, required=True,
+                 help="A model, its options and the folder's name for it; repeatable. `rsembed models` lists them."),
+    click.option("--year", "years", type=int, multiple=True, help="Calendar year of rows without a time of their own; "
+                 "repeatable: a row per year [default: the last complete year]."),
+    click.option("--start", metavar="DAY", help="First day of the window, such as 2022-06-01."),
+    click.option("--end", metavar="DAY", help="Day after the last one."),
+    click.option("--around", metavar="DAYS", help="So many days on either side of each row's `date`, such as 45d."),
+    click.option("--buffer", "buffer_m", type=float, metavar="METRES", help="Half a side of the square around points "
+                 "[default: the model's own footprint, one forward pass a row]."),
+    click.option("--id-column", help="Column of ids [default: id, else row numbers]."),
+    click.option("--layer", help="Layer of a GeoPackage."),
+    click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be used instead of refusing the "
+                 "table; they are listed in skipped.parquet."),
+)  # fmt: skip
+
+work_options = together(
+    click.option("--pooling", type=click.Choice(["mean", "max"]), default="mean", show_default=True,
+                 help="How tokens become one vector."),
+    click.option("--input-prep", type=click.Choice(["tile", "resize", "auto"]), default="tile", show_default=True,
+                 help="For regions larger than the model's input."),
+    click.option("--precision", type=click.Choice(["fp32", "bf16", "tf32"]), default="fp32", show_default=True,
+                 help="bf16 and tf32 need CUDA."),
+    click.option("--batch-size", type=int, help="Rows a forward pass [default: the model's for the device]."),
+    click.option("--threads", type=int, default=1, show_default=True, help="CPU threads of a forward pass."),
+    click.option("--shard-size", type=int, default=256, show_default=True, help="Rows between two checkpoints."),
+    click.option("--min-valid-fraction", type=float, default=0.5, show_default=True,
+                 help="Below this share of valid pixels a row is low_quality."),
+    click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
+                 help="Type of stored numbers."),
+    click.option("--max-attempts", type=int, default=4, show_default=True,
+                 help="Tries of a request that may succeed later."),
+    click.option("--keep-inputs", is_flag=True, help="Keep the fetched pixels when the run has ended."),
+    click.option("--npz", is_flag=True, help="Also one LABEL.npz per model, rows in input order."),
+)  # fmt: skip
+
+
+_CONFIG = (
+    "context", "buffer_m", "precision", "batch_size", "threads", "shard_size", "min_valid_fraction", "dtype",
+    "max_attempts", "keep_inputs", "skip_bad_rows",
+)  # fmt: skip
+
+
+def run_request(given: Mapping[str, Any], *, device: str, **config: Any) -> RunRequest:
+    """What is asked, from a command's parameters; ``config``: settings that only this command has."""
+    sensor = take(SensorOptions, given)
+    return RunRequest(
+        models=tuple(model_request(text, sensor, given["modality"]) for text in given["models"]),
+        output=OutputSpec.pooled(given["pooling"]),
+        config=ExportConfig(
+            recipe=as_recipe(given["recipe"]),
+            input_prep=InputPrepSpec(given["input_prep"]),
+            **{name: given[name] for name in _CONFIG},
+            **config,
+        ),
+        device=device,
+    )
+
+
+def row_options_of(given: Mapping[str, Any]) -> RowOptions:
+    """How the table is read."""
+    return RowOptions(id_column=given["id_column"], skip_bad_rows=given["skip_bad_rows"])
+
+
+def windows_of(given: Mapping[str, Any]) -> WindowPolicy:
+    """When rows without a time of their own are; UsageError for options that contradict each other."""
+    years, start, end, around = (given[name] for name in ("years", "start", "end", "around"))
+    if years and (start is not None or end is not None):
+        raise click.UsageError("give --year or --start and --end, not both")
+    if around is not None and (years or start is not None or end is not None):
+        raise click.UsageError("--around takes each row's own date; drop --year, --start and --end")
+    span = temporal_of(None, start, end)
+    spans = [TemporalSpec.year(year) for year in years] if span is None else [span]
+    windows = tuple(each.window for each in spans)
+    return WindowPolicy(default=windows, around_days=None if around is None else parse_days(around))

@@ -1,0 +1,3 @@
+"""``rsembed fleet``: the commands, each loaded when it is called."""
+
+from workers.cli.group import fleet
