@@ -37,8 +37,8 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 		--config-settings editable_mode=compat -e '.[all,fleet,dev]'
 	@touch $@
 
-demo: $(STAMP) ## embed a synthetic scene without network or weights, into demo-output
-	@$(BIN)/rsembed demo
+demo: $(STAMP) ## a fleet on this machine embeds a synthetic scene, without network or weights, into demo-output
+	@$(BIN)/rsembed fleet demo
 
 test: $(STAMP) ## every test that needs no internet
 	@$(BIN)/python -m pytest

@@ -13,6 +13,8 @@ from typing import Any, Self
 from celery import Celery
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import KombuError
+from kombu.transport import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from workers.broker import ERRORS, BrokerAwayError
 from workers.queues import task_of
@@ -24,7 +26,7 @@ _TRANSPORT = {
     "socket_timeout": 30,
     "socket_keepalive": True,
     "health_check_interval": 10,
-    "visibility_timeout": 600,
+    "ack_emulation": False,  # no copy of what is in hand: it would only come back as a doubled ticket
 }
 _CONFIGURATION = {
     "accept_content": ["json"],
@@ -50,8 +52,34 @@ _CONFIGURATION = {
 }
 
 
-class EagerConnection(Connection):
+class TicketChannel(redis.Channel):
+    """A channel that forgets what it took and did not begin: the dispatcher sends new tickets.
+
+    A connection that is taken apart already says so in a way that Celery survives (kombu 5.7
+    raises AttributeError there, and the worker ends).
+    """
+
+    do_restore = False
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        if self.connection is None or self.connection.client is None:
+            raise RedisConnectionError("this connection to the broker was closed")
+        parameters: dict[str, Any] = super()._connparams(asynchronous=asynchronous)  # type: ignore[misc]  # not in its stubs
+        return parameters
+
+
+class TicketTransport(redis.Transport):
+    """kombu's Redis transport with our channel."""
+
+    Channel = TicketChannel
+
+
+class TicketConnection(Connection):
     """A connection that tries a broker that is away every few seconds, not every thirty."""
+
+    def get_transport_cls(self) -> type[TicketTransport]:
+        """See kombu."""
+        return TicketTransport
 
     def ensure_connection(self, *args: Any, **options: Any) -> Self:
         """See kombu."""
@@ -64,7 +92,7 @@ class FleetCelery(Celery):
 
     def __init__(self, redis_url: str) -> None:
         super().__init__("rsembed", broker=redis_url, set_as_current=False)
-        self.amqp.Connection = EagerConnection
+        self.amqp.Connection = TicketConnection
         self._redis_url = redis_url
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:

@@ -17,16 +17,19 @@ from typing import Literal
 from rsembed.core.errors import AuthError, RSEmbedError, StoreError, StoreFullError
 from rsembed.core.patch import Patch
 from rsembed.core.settings import Settings
+from rsembed.pipelines.fetch_unit import FetchedUnit, RowFailure, SettledRows
 from rsembed.pipelines.input_record import encode
-from rsembed.pipelines.prefetch import FetchedUnit, PrefetchManager, RowFailure, SettledRows
+from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.shard import RowShard
+from rsembed.providers.throttle import throttle_limits
 from workers import suspects
 from workers.hold import Hold
 from workers.inputs import InputStore, UnitInputs
 from workers.ledger.records import ClaimedUnit, FailureDetail, RowOutcome
 from workers.ledger.repository import Ledger
 from workers.loaded_run import LoadedRun, RunCache
+from workers.permits import RedisThrottle
 from workers.process import WorkerProcess
 from workers.report import WorkReport
 from workers.service import wait_until_alone
@@ -102,47 +105,58 @@ class _Settling:
         return rows
 
 
+class _Throttles:
+    """One throttle for each source of imagery, shared with every other IO worker of the fleet.
+
+    ``lease_s``: how long a permit outlives its process, and a throttle that Redis forgot waits.
+    """
+
+    def __init__(self, redis_url: str, lease_s: float) -> None:
+        self._redis_url = redis_url
+        self._lease_s = lease_s
+        self._lock = threading.Lock()
+        self._throttles: dict[str, RedisThrottle] = {}
+
+    def of(self, loaded: LoadedRun) -> RedisThrottle:
+        """The throttle of the run's source."""
+        key, limits = loaded.throttle_key, throttle_limits(loaded.spec.provider.backend)
+        with self._lock:
+            if key not in self._throttles:
+                self._throttles[key] = RedisThrottle(self._redis_url, key, limits.cap, limits.per_s, self._lease_s)
+            return self._throttles[key]
+
+
 class FetchService:
     """Fetches units for this process; :meth:`work_once` serves one ticket and may run in several threads."""
 
     def __init__(self, process: WorkerProcess, ledger: Ledger, settings: FleetSettings) -> None:
-        self._process = process
-        self._ledger = ledger
-        self._inputs = InputStore(settings.need_inputs(), settings.scratch)
-        self._runs = RunCache(ledger, Settings.from_environment(), settings.scratch)
-        self._prefetch = PrefetchManager(workers=settings.fetch_threads)
+        self.process = process
+        self.ledger = ledger
+        self.inputs = InputStore(settings.need_inputs(), settings.scratch)
+        self.runs = RunCache(ledger, Settings.from_environment(), settings.scratch)
+        self.prefetch = PrefetchManager(workers=settings.fetch_threads)
+        self.throttles = _Throttles(settings.need_redis_url(), settings.lease_s)
 
     def work_once(self) -> WorkReport:
         """Claim a unit, fetch it, settle it; idle when the ledger has none for this worker."""
-        process = self._process
+        process = self.process
         # A suspect is taken whatever else is in work, and waits below until that has ended.
         hold = process.claim(
-            lambda _alone: self._ledger.claim_unit(process.id, process.lease_s, process.deadline_s, alone=True),
+            lambda _alone: self.ledger.claim_unit(process.id, process.lease_s, process.deadline_s, alone=True),
             limit=MOST_UNITS,
         )
         if hold is None:
             return WorkReport.nothing("fetch")
         with hold:
-            return _UnitWork(self._process, self._ledger, self._inputs, self._runs, self._prefetch, hold).run()
+            return _UnitWork(self, hold).run()
 
 
 class _UnitWork:
     """One claimed unit."""
 
-    def __init__(
-        self,
-        process: WorkerProcess,
-        ledger: Ledger,
-        inputs: InputStore,
-        runs: RunCache,
-        prefetch: PrefetchManager,
-        hold: Hold[ClaimedUnit],
-    ) -> None:
-        self._process = process
-        self._ledger = ledger
-        self._inputs = inputs
-        self._runs = runs
-        self._prefetch = prefetch
+    def __init__(self, service: FetchService, hold: Hold[ClaimedUnit]) -> None:
+        self._service = service
+        self._ledger = service.ledger
         self._hold = hold
         self._claimed = hold.claimed
         self._done = self._failed = self._segments = 0
@@ -152,7 +166,7 @@ class _UnitWork:
         """Do it; whatever goes wrong beyond single rows gives the unit back and says so where it belongs."""
         claimed, ledger = self._claimed, self._ledger
         try:
-            loaded = self._runs.get(claimed.run)
+            loaded = self._service.runs.get(claimed.run)
             self._fetch(loaded)
             if self._open_rows and not self._hold.should_stop():
                 # Somebody asked for more of this unit's rows meanwhile.
@@ -185,7 +199,7 @@ class _UnitWork:
         if not hold.alone:
             self._step(loaded, rows, slots)
             return
-        if not wait_until_alone(self._process, hold):
+        if not wait_until_alone(self._service.process, hold):
             self._ledger.release_unit(claimed.token)
             return
         marks = suspects.fold(claimed.marks)
@@ -209,11 +223,14 @@ class _UnitWork:
         claimed, hold = self._claimed, self._hold
         key = loaded.input_key(claimed.group, claimed.shard)
         group = loaded.group(claimed.group)
-        pack, heard = SegmentPack(self._inputs.open_unit(key)), _Settling()
+        pack, heard = SegmentPack(self._service.inputs.open_unit(key)), _Settling()
         unit = loaded.unit(group, rows, slots)
         # Quota says nothing about a row, so no row fails for it: it waits until the hold has to stop.
         retry = RetryPolicy(loaded.plan.config.max_attempts, max_quota_waits=sys.maxsize)
-        state = self._prefetch.open(unit, pack, heard.hear, fetch=loaded.provider.fetch, retry=retry)
+        throttle = self._service.throttles.of(loaded)
+        state = self._service.prefetch.open(
+            unit, pack, heard.hear, fetch=loaded.provider.fetch, retry=retry, throttle=throttle
+        )
         try:
             while True:
                 ended = _wait_any(heard.ended, hold.stopping, SETTLE_S)
@@ -231,7 +248,7 @@ class _UnitWork:
                     return True
         finally:
             state.stop.set()
-            self._prefetch.release(state)
+            self._service.prefetch.release(state)
 
     def _settle(self, rows: RowShard, settled: Sequence[SettledRows], records: bytes, key: str) -> bool:
         """Store ``records``, then tell the ledger; False when the unit is no longer ours."""
@@ -239,8 +256,9 @@ class _UnitWork:
         stored = 0
         if records:
             self._segments += 1
-            stored = self._inputs.write_segment(key, f"{claimed.token}-{self._segments:04d}", records)
-        outcomes = [_outcome(rows, slot, each) for each in settled for slot in each.slots]
+            stored = self._service.inputs.write_segment(key, f"{claimed.token}-{self._segments:04d}", records)
+        ids = rows.ids.to_pylist()
+        outcomes = [_outcome(rows, ids[slot], slot, each) for each in settled for slot in each.slots]
         requests = sum(each.requests for each in settled)
         answer = self._ledger.settle_rows(claimed.token, outcomes, requests=requests, stored_bytes=stored)
         failed = sum(outcome.state == "failed" for outcome in outcomes)
@@ -259,7 +277,7 @@ def _wait_any(ended: threading.Event, stopping: threading.Event, timeout_s: floa
     return ended.is_set()
 
 
-def _outcome(rows: RowShard, slot: int, settled: SettledRows) -> RowOutcome:
+def _outcome(rows: RowShard, row_id: str, slot: int, settled: SettledRows) -> RowOutcome:
     failure = settled.failure
     detail = None
     if failure is not None:
@@ -267,4 +285,4 @@ def _outcome(rows: RowShard, slot: int, settled: SettledRows) -> RowOutcome:
     state: Literal["done", "no_data", "failed"] = "no_data" if settled.n_images == 0 else "done"
     if failure is not None:
         state = "failed"
-    return RowOutcome(slot, int(rows.seq[slot]), int(rows.row[slot]), rows.ids[slot].as_py(), state, detail)
+    return RowOutcome(slot, int(rows.seq[slot]), int(rows.row[slot]), row_id, state, detail)

@@ -69,7 +69,7 @@ def running_fleet(home: Path) -> FleetFile | None:
 @contextlib.contextmanager
 def held(home: Path) -> Iterator[IO[str]]:
     """Hold the lock of ``home`` for the time of the block; `BlockingIOError` where another process does."""
-    with (home / LOCK_NAME).open("a", encoding="utf-8") as file:
+    with open(home / LOCK_NAME, "a", encoding="utf-8", opener=_private) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield file
 
@@ -83,3 +83,7 @@ def _is_held(lock: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

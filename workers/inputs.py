@@ -20,12 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rsembed.core.errors import StoreError, StoreFullError
 from rsembed.core.patch import Patch
 from rsembed.writers.store import ANY, BlobStore, FolderStore, open_store, store_errors
 from workers.segment import Segment, StoredRecord, merged
-
-__all__ = ["InputStore", "StoreError", "StoreFullError", "UnitInputs"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +126,11 @@ class UnitInputs:
             return tuple(bands)
         there = {band for record in records for band in record.header.bands}
         return tuple(band for band in bands if band not in there)
+
+    def claims(self, key: str, bands: Sequence[str]) -> bool:
+        """Whether records say that they hold ``bands`` of ``key``; only :meth:`get` knows whether they are intact."""
+        there = {band for record in self._found(key) for band in record.header.bands}
+        return there.issuperset(bands)
 
     def keys(self, bands: Sequence[str]) -> set[str]:
         """Keys that :meth:`get` has an answer for. Every byte of theirs is checked."""

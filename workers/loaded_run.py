@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rsembed.core.serialization import digest
 from rsembed.core.settings import Settings
+from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan
-from rsembed.pipelines.prefetch import FetchUnit
 from rsembed.pipelines.rows.shard import RowShard
 from rsembed.pipelines.run_output import RunOutput
 from rsembed.pipelines.run_state import RunShape
@@ -49,6 +50,11 @@ class LoadedRun:
             if self._provider is None:
                 self._provider = self.spec.open_provider(self._settings)
             return self._provider
+
+    @property
+    def throttle_key(self) -> str:
+        """Who shares the provider's quota with this run: whoever asks the same source."""
+        return f"{self.spec.provider.backend}:{digest(self.plan.provider)[:16]}"
 
     @property
     def shape(self) -> RunShape:

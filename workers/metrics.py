@@ -22,6 +22,7 @@ from rsembed.version import __version__
 from workers.broker import BrokerAwayError
 from workers.ledger.errors import LedgerError
 from workers.ledger.records import Measure
+from workers.permits import throttle_states
 from workers.settings import FleetSettings
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,21 @@ class LedgerCollector(Collector):
         return measures
 
 
+def throttle_measures(redis_url: str) -> Iterator[Measure]:
+    """What is known of each provider's throttle; BrokerAwayError when Redis is away."""
+    for key, state in throttle_states(redis_url).items():
+        values: Mapping[str, float] = {
+            "throttle_limit": state.limit,
+            "throttle_cap": state.cap,
+            "throttle_in_flight": state.in_flight,
+            "throttle_decreases_total": state.decreases,
+            "throttle_quota_errors_total": state.quota_errors,
+            "throttle_restricted": state.restricted,
+        }
+        for name, value in values.items():
+            yield Measure(name, {"provider": key}, float(value))
+
+
 @contextlib.contextmanager
 def serve_metrics(settings: FleetSettings, ledger: MeasuredLedger) -> Iterator[MetricsServer | None]:
     """Answer Prometheus for the time of the block, where ``settings`` has a port for it.
@@ -123,7 +139,8 @@ def serve_metrics(settings: FleetSettings, ledger: MeasuredLedger) -> Iterator[M
     if not settings.metrics_port:
         yield None
         return
-    server = MetricsServer(ledger, list, settings.metrics_host, settings.metrics_port)
+    redis_url = settings.need_redis_url()
+    server = MetricsServer(ledger, lambda: throttle_measures(redis_url), settings.metrics_host, settings.metrics_port)
     try:
         yield server
     finally:

@@ -10,26 +10,25 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
 from rsembed.core.errors import RSEmbedError, SpecError
 from workers import fleet_file
+from workers.crew import UpOptions, crew
 from workers.fleet_file import FleetFile
 from workers.ledger.db import upgrade
 from workers.servers import EmbeddedPostgres, EmbeddedRedis, ServerError
-from workers.settings import FleetSettings, inherited_environment
-from workers.supervisor import Child, ChildSpec, stop_all
+from workers.settings import FleetSettings
+from workers.supervisor import Child, stop_all
 
 logger = logging.getLogger(__name__)
 
@@ -41,28 +40,6 @@ SERVER_PAUSE_S = 5.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class UpOptions:
-    """What `fleet up` starts.
-
-    ``io``: IO workers. ``gpu``: inference workers on CUDA devices, None one for each device;
-    beside them one worker on the processor always runs. ``cpu``: none on a CUDA device.
-    ``models``: ids that the inference workers serve, () all.
-    """
-
-    io: int = 1
-    gpu: int | None = None
-    cpu: bool = False
-    flower: bool = True
-    models: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.io < 0 or (self.gpu or 0) < 0:
-            raise SpecError("--io and --gpu count workers; they cannot be negative.")
-        if self.cpu and self.gpu:
-            raise SpecError("--cpu says that no worker may use a GPU; leave it out, or --gpu.")
 
 
 class LocalFleet:
@@ -100,7 +77,7 @@ class LocalFleet:
             flower_url=f"http://{settings.flower_host}:{settings.flower_port}" if self._options.flower else "",
             metrics_url=f"http://{settings.metrics_host}:{settings.metrics_port}/metrics",
         )
-        self.children = [Child(spec) for spec in self._specs(settings, self.file)]
+        self.children = [Child(spec) for spec in crew(self._options, settings, self.file)]
         if not stopping():
             self.file.write(self.home)
             self.tend()
@@ -194,35 +171,6 @@ class LocalFleet:
             flower_password=password,
         )
 
-    def _specs(self, settings: FleetSettings, file: FleetFile) -> Iterator[ChildSpec]:
-        base = {
-            "DATABASE_URL": file.database_url,
-            "RSEMBED_DIRECT_DATABASE_URL": file.direct_database_url,
-            "REDIS_URL": file.redis_url,
-            "RSEMBED_INPUTS": file.inputs,
-            "RSEMBED_HOME": str(self.home),
-            "RSEMBED_METRICS_PORT": "0",
-            "RSEMBED_FLOWER_USER": "",
-            "RSEMBED_FLOWER_PASSWORD": "",
-        }
-
-        def spec(name: str, *command: str, **more: str) -> ChildSpec:
-            environ = inherited_environment({**base, **more})
-            return ChildSpec(name, ("-m", "rsembed", "fleet", *command), environ, self.home / "logs" / f"{name}.log")
-
-        yield spec("dispatcher", "dispatcher", RSEMBED_METRICS_PORT=str(settings.metrics_port))
-        for number in range(self._options.io):
-            yield spec(f"io-{number + 1}", "worker", "io")
-        served = ("--models", ",".join(self._options.models)) if self._options.models else ()
-        devices = 0 if self._options.cpu else count_gpus()
-        wanted = devices if self._options.gpu is None else self._options.gpu
-        for number in range(wanted):
-            yield spec(f"gpu-{number + 1}", "worker", "gpu", "--device", f"cuda:{number % max(1, devices)}", *served)
-        yield spec("cpu-1", "worker", "cpu", *served)
-        if self._options.flower:
-            login = {"RSEMBED_FLOWER_USER": settings.flower_user, "RSEMBED_FLOWER_PASSWORD": settings.flower_password}
-            yield spec("flower", "flower", RSEMBED_FLOWER_PORT=str(settings.flower_port), **login)
-
     def describe(self) -> str:
         """The running fleet in a few lines, without any password."""
         assert self.file is not None
@@ -299,18 +247,6 @@ def flower_password(home: Path) -> str:
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(18) + "\n")
     return path.read_text(encoding="ascii").strip()
-
-
-def count_gpus() -> int:
-    """CUDA devices of this machine as its driver's own tool lists them; torch is not loaded for it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0
-    try:
-        listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
 
 
 def _free_port(host: str, preferred: int) -> int:

@@ -26,7 +26,7 @@ from rsembed.pipelines.run_output import MANIFEST, STATE, RunOutput
 from rsembed.pipelines.runner import scratch_rows
 from rsembed.pipelines.servable import check_places
 from rsembed.writers.store import ANY, open_store, scratch_file
-from workers.ledger.errors import RunStateError
+from workers.dropping import require_droppable
 from workers.ledger.records import GroupEntry, ModelEntry, NewRun, RunRecord, RunState, StoredRows
 from workers.queues import infer_queue
 from workers.spec import ProviderSpec, RunSpec
@@ -34,7 +34,6 @@ from workers.stored_rows import stored_batches
 
 logger = logging.getLogger(__name__)
 
-ENDED = frozenset({RunState.DONE, RunState.DONE_WITH_FAILURES, RunState.CANCELLED})
 SKIPPED = "skipped.parquet"
 """Rows of the input that were left out on request."""
 _RECORD_BYTES = 1024
@@ -116,8 +115,9 @@ def submit(
         spec = RunSpec.of(plan, request, provider, good.table, npz=options.npz)
         output.claim(spec.fingerprint, spec.description)
         earlier = ledger.find_run(spec.fingerprint, out)
-        if earlier is not None and options.new:
-            _drop(ledger, earlier, options.who)
+        if earlier is not None and (options.new or earlier.state is RunState.DROPPING):
+            require_droppable(earlier)
+            ledger.drop(earlier.id, options.who)
             _remove_ends(output, earlier)
         elif earlier is not None and earlier.state is not RunState.LOADING:
             return Submission(earlier, created=False, skipped_rows=good.table.skipped_count)
@@ -175,15 +175,6 @@ def _lock_weights(plan: RunPlan, settings: Settings, output: RunOutput) -> RunPl
         # The workers hold their own file against the pin: here it need not be there twice.
         models.append(with_weights(model, settings) if pin is None else replace(model, weights=pin))
     return with_models(plan, models)
-
-
-def _drop(ledger: SubmitLedger, run: RunRecord, who: str) -> None:
-    if run.state not in ENDED:
-        raise RunStateError(
-            f"run {run.id} of this request and output is {run.state.value}; cancel it before it is done anew "
-            f"(rsembed fleet cancel {run.id}), or leave out --new"
-        )
-    ledger.drop(run.id, who)
 
 
 def _new_run(plan: RunPlan, spec: RunSpec, out: str, estimate: RunEstimate, options: SubmitOptions) -> NewRun:

@@ -34,10 +34,15 @@ class ChildSpec:
 
 
 class Child:
-    """One supervised process. ``clock`` is monotonic, in seconds."""
+    """One supervised process. ``clock`` is monotonic, in seconds; ``longest_pause_s``: between two starts."""
 
     def __init__(
-        self, spec: ChildSpec, *, start: Spawn | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        spec: ChildSpec,
+        *,
+        start: Spawn | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
         self.spec = spec
         self.starts = 0
@@ -47,6 +52,7 @@ class Child:
         self._started_at = 0.0
         self._next_start = 0.0
         self._pause_s = FIRST_PAUSE_S
+        self._longest_pause_s = longest_pause_s
 
     @property
     def pid(self) -> int | None:
@@ -68,7 +74,7 @@ class Child:
             said = f"{self.spec.name} ended ({describe_exit(code)}), again in {self._pause_s:.0f} s: {self.spec.log}"
             said += "".join(f"\n    {line}" for line in log_tail(self.spec.log, 2).splitlines())
             logger.warning("child_ended", extra={"child": self.spec.name, "code": code, "pause_s": self._pause_s})
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
         if self._clock() >= self._next_start:
             self._process = self._spawn()
             self._started_at = self._clock()

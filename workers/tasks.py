@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from celery import Task, signals
+from celery.apps.worker import Worker
 
 from workers.app import make_app
 from workers.hold import Leased
@@ -35,6 +36,19 @@ class Service(Protocol):
     def work_once(self) -> WorkReport:
         """Claim, do and settle one unit; returns what became of it."""
         ...
+
+
+class _Worker(Worker):
+    """Celery's worker, which calls ``closing`` before it waits for its tasks, whatever ends it."""
+
+    def __init__(self, *, closing: Callable[[], None], **options: Any) -> None:
+        self._closing = closing
+        super().__init__(**options)
+
+    def on_close(self) -> None:
+        """See WorkController."""
+        self._closing()
+        super().on_close()
 
 
 class LazyService:
@@ -92,7 +106,9 @@ class TicketWorker:
         signals.setup_logging.connect(_keep_logging)
         signals.worker_shutting_down.connect(self._shutting_down, weak=False)
         signals.worker_ready.connect(self._ready, weak=False)
-        worker = self._app.Worker(
+        worker = _Worker(
+            app=self._app,
+            closing=self._process.stop.set,
             hostname=f"{self._process.info.kind}-{self._process.id[:8]}@{self._process.info.host}",
             pool="threads",
             concurrency=self._concurrency,
@@ -102,7 +118,10 @@ class TicketWorker:
             without_mingle=True,
             quiet=True,
         )
-        worker.start()
+        try:
+            worker.start()
+        finally:
+            self._process.stop.set()
         return int(worker.exitcode or 0)
 
     def idle_s(self) -> float:

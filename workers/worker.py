@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -88,10 +89,14 @@ def run_worker(
         redis_url, process, services, queues=queues, concurrency=concurrency or THREADS[kind], models=served
     )
     guard = ConsumerGuard(RedisLengths(redis_url), worker, leave=process.exit_hard)
-    wait_for_schema(url, process.stop)
-    process.start()
-    guard.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.stop.set())  # until Celery has its own
     try:
+        wait_for_schema(url, process.stop)
+        process.start()
+        if process.stop.is_set():
+            return 0
+        guard.start()
         return worker.run()
     finally:
         guard.stop()

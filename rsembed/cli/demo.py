@@ -39,27 +39,41 @@ def demo(ctx: click.Context, out: Path, points: int) -> None:
     The scene is invented, not a satellite observation. Run it again: it resumes.
     """
     began = time.monotonic()
-    catalog, table = _scene(out), _table(out, points)
-    # A folder holds one run: another number of points is another one.
-    result = out / f"embeddings-{points}"
-    arguments = [
-        str(table), "--model", MODEL, "--backend", "stac", "--catalog", str(catalog), "--year", str(YEAR), "--buffer",
-        str(BUFFER_M), "--context", "none", "--out", str(result),
-    ]  # fmt: skip
+    catalog, table = write_scene(out), write_places(out, points)
+    result = result_folder(out, points)
+    arguments = export_arguments(table, catalog, result)
     click.echo("\n2. Embedding, with this command:\n")
     click.echo(f"   rsembed export {shlex.join(arguments)}\n")
     code = export.main(arguments, prog_name="rsembed export", standalone_mode=False)
-    folder = result / MODEL
-    click.echo("\n3. The result, one row a place, in pandas, DuckDB or anything that reads Parquet:\n")
-    for line in open_lines(folder):
-        click.echo(f"   {line}")
-    click.echo(f"\n{_head(folder)}\n")
-    click.echo(f"4. A picture: {_picture(out, catalog, result)}")
+    show_result(3, out, catalog, result)
     click.echo(f"\nThe demo took {time.monotonic() - began:.0f} s. Run it again: what is done is not done twice.")
     ctx.exit(int(code or 0))
 
 
-def _scene(out: Path) -> Path:
+def result_folder(out: Path, points: int) -> Path:
+    """Where the embeddings go; a folder holds one run, and another number of points is another one."""
+    return out / f"embeddings-{points}"
+
+
+def export_arguments(table: Path, catalog: Path, result: Path) -> list[str]:
+    """What follows the command that embeds ``table``."""
+    return [
+        str(table), "--model", MODEL, "--backend", "stac", "--catalog", str(catalog), "--year", str(YEAR), "--buffer",
+        str(BUFFER_M), "--context", "none", "--out", str(result),
+    ]  # fmt: skip
+
+
+def show_result(step: int, out: Path, catalog: Path, result: Path) -> None:
+    """Tell how the result is read, print its first rows and draw the picture, as steps ``step`` and the next."""
+    folder = result / MODEL
+    click.echo(f"\n{step}. The result, one row a place, in pandas, DuckDB or anything that reads Parquet:\n")
+    for line in open_lines(folder):
+        click.echo(f"   {line}")
+    click.echo(f"\n{_head(folder)}\n")
+    click.echo(f"{step + 1}. A picture: {_picture(out, catalog, result)}")
+
+
+def write_scene(out: Path) -> Path:
     """The catalogue, written unless it is there."""
     try:
         from rsembed.testing.scene import DATES, write_synthetic_catalog
@@ -74,7 +88,7 @@ def _scene(out: Path) -> Path:
     return write_synthetic_catalog(folder, epsg=EPSG, size_px=SIZE_PX, origin=(LEFT_M, TOP_M))
 
 
-def _table(out: Path, points: int) -> Path:
+def write_places(out: Path, points: int) -> Path:
     """A CSV of places inside the scene: id, lon, lat, and a column to be carried."""
     path = out / f"places-{points}.csv"
     rng = np.random.default_rng(0)

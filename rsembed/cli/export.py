@@ -40,7 +40,6 @@ The same command again goes on where it stopped, and retries what failed. Anothe
 refused. Exit codes: 0 done, 2 refused, 3 some rows failed, 130 stopped."""
 
 local_options = together(
-    click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option("--fetch-workers", type=int, default=8, show_default=True, help="Requests in flight."),
     click.option("--dry-run", is_flag=True, help="Print the whole plan; fetch, load and write nothing."),
@@ -51,6 +50,7 @@ local_options = together(
 
 @click.command(epilog=EPILOG)
 @click.argument("table", type=click.Path(exists=True))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the dataset.")
 @row_options
 @imagery_options
 @recipe_options

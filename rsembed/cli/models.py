@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rsembed.api import describe_model, list_models
-from rsembed.cli.run_report import size
+from rsembed.cli.quantities import size
 
 
 @click.command()

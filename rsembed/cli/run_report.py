@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from rsembed.cli.quantities import count, size
 from rsembed.core.embedding import RowStatus
 from rsembed.core.errors import WeightsError
 from rsembed.core.patch import Json
@@ -15,20 +16,6 @@ from rsembed.pipelines.estimate import GroupEstimate, ModelEstimate, RunEstimate
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import RunPlan
 from rsembed.progress_bars import duration
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n_bytes < 1000 or unit == "TB":
-            return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    raise AssertionError
-
-
-def count(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def backend_line(plan: RunPlan) -> str:

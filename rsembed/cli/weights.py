@@ -9,7 +9,7 @@ from dataclasses import replace
 import click
 
 from rsembed.cli.models import columns
-from rsembed.cli.run_report import size
+from rsembed.cli.quantities import size
 from rsembed.core.card import ModelCard
 from rsembed.core.errors import ModelError, WeightsError
 from rsembed.core.settings import Settings

@@ -10,7 +10,10 @@ all slots, which are then done again).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +25,8 @@ from rsembed.embedders.base import EmbedderBase, Prepared
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
+_UNDER_WAY = 2
+"""Batches at once where threads prepare them: one computes, one is made ready."""
 
 
 class SlotLoader(Protocol):
@@ -44,6 +49,12 @@ class SlotResults:
     errors: dict[int, Exception] = field(default_factory=dict)
     forwards: int = 0
 
+    def add(self, batch: SlotResults) -> None:
+        """Take in what came of one batch."""
+        self.values |= batch.values
+        self.errors |= batch.errors
+        self.forwards += batch.forwards
+
 
 class OutOfMemoryError(RSEmbedError, MemoryError):
     """One row alone does not fit into memory."""
@@ -64,42 +75,92 @@ def run_slots(
     *,
     batch_size: int,
     pad: bool = True,
+    threads: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SlotResults:
     """Embed ``n_slots`` slots in batches of ``batch_size``.
 
     ``pad``: the last batch is zero-filled to the full size (runs); without it it is short
-    (arrays in hand, where nobody waits for empty slots). A row's error is recorded, never
-    raised; StoppedError and DeviceError are.
+    (arrays in hand, where nobody waits for empty slots). ``threads``: so many call ``load``, and a
+    batch is made ready while another one computes, so that an accelerator need not wait for pixels;
+    with 0 everything happens in the caller's thread. The numbers are the same. A row's error is
+    recorded, never raised; StoppedError and DeviceError are.
     """
     size = batch_size
-    while True:
-        results = SlotResults(size)
-        try:
-            for first in range(0, n_slots, size):
-                if should_stop():
-                    raise StoppedError("stopped between two batches")
-                _run_batch(embedder, load, range(first, min(first + size, n_slots)), results, pad=pad)
-            return results
-        except _BatchTooLargeError:
-            size //= 2
-            logger.warning("batch_halved", extra={"model": embedder.card.id, "batch_size": size})
+    with ThreadPoolExecutor(threads, "prepare") if threads else nullcontext() as pool:
+        while True:
+            results = SlotResults(size)
+            batches = [range(first, min(first + size, n_slots)) for first in range(0, n_slots, size)]
+
+            def run(slots: range) -> SlotResults:
+                inputs = (pool.map if pool else map)(_Attempt(load), slots)
+                return _run_batch(embedder, slots, list(inputs), size, pad=pad)  # noqa: B023 - called in this round only
+
+            try:
+                for batch in _each(batches, run, at_once=_UNDER_WAY if threads else 1, should_stop=should_stop):
+                    results.add(batch)
+                return results
+            except _BatchTooLargeError:
+                size //= 2
+                logger.warning("batch_halved", extra={"model": embedder.card.id, "batch_size": size})
 
 
 class _BatchTooLargeError(Exception):
     """Memory ran out on a batch of more than one row."""
 
 
-def _run_batch(embedder: EmbedderBase, load: SlotLoader, slots: range, results: SlotResults, *, pad: bool) -> None:
-    inputs: dict[int, Sequence[Prepared]] = {}
-    for slot in slots:
+def _each(
+    batches: Sequence[range], run: Callable[[range], SlotResults], *, at_once: int, should_stop: Callable[[], bool]
+) -> Iterator[SlotResults]:
+    """``run`` of every batch, in order; StoppedError between two of them."""
+    with ThreadPoolExecutor(at_once, "batch") if at_once > 1 else nullcontext() as pool:
+        under_way: deque[Future[SlotResults]] = deque()
         try:
-            prepared = load(slot)
+            for slots in batches:
+                if should_stop():
+                    raise StoppedError("stopped between two batches")
+                if pool is None:
+                    yield run(slots)
+                    continue
+                under_way.append(pool.submit(run, slots))
+                if len(under_way) == at_once:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """``load``, with an error as an answer."""
+
+    load: SlotLoader
+
+    def __call__(self, slot: int) -> Sequence[Prepared] | Exception | None:
+        """The slot's inputs, or why there are none."""
+        try:
+            return self.load(slot)
         except Exception as exc:  # noqa: BLE001 - a row ends here; what went wrong is recorded with it
-            results.errors[slot] = exc
-            continue
-        if prepared is not None:
-            inputs[slot] = prepared
+            return exc
+
+
+def _run_batch(
+    embedder: EmbedderBase,
+    slots: range,
+    loaded: Sequence[Sequence[Prepared] | Exception | None],
+    size: int,
+    *,
+    pad: bool,
+) -> SlotResults:
+    results = SlotResults(size)
+    inputs: dict[int, Sequence[Prepared]] = {}
+    for slot, found in zip(slots, loaded, strict=True):
+        if isinstance(found, Exception):
+            results.errors[slot] = found
+        elif found is not None:
+            inputs[slot] = found
     length = results.batch_size if pad else len(slots)
     parts: dict[int, list[Floats]] = {slot: [] for slot in inputs}
     for tile in range(max((len(tiles) for tiles in inputs.values()), default=0)):
@@ -117,6 +178,7 @@ def _run_batch(embedder: EmbedderBase, load: SlotLoader, slots: range, results: 
             results.values[slot] = embedder.combine(parts[slot], tiles)
         except Exception as exc:  # noqa: BLE001 - a row ends here as well
             results.errors[slot] = exc
+    return results
 
 
 def _forward(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, request_key, sharing_report
-from rsembed.pipelines.prefetch import FetchUnit
 from rsembed.pipelines.rows.table import RowShard, RowTable
 from rsembed.tools.tiling import Footprint
 

@@ -22,12 +22,13 @@ from pathlib import Path
 from rsembed.core.errors import ExportError, StoreError
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import FileCheckpoint
+from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit
 from rsembed.pipelines.finish import finish_run, status_totals, write_report
 from rsembed.pipelines.inference import InferenceEngine, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, fingerprint
-from rsembed.pipelines.prefetch import FetchedUnit, FetchUnit, PrefetchManager
+from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.progress import ProgressListener, SilentProgress
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.table import RowTable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,11 +18,14 @@ from rsembed.core.patch import Patch
 from rsembed.core.specs import Window
 from rsembed.embedders.base import Prepared
 from rsembed.embedders.batching import run_slots
+from rsembed.pipelines.fetch_unit import FetchedUnit, RowFailure
 from rsembed.pipelines.plan import ModelPlan
-from rsembed.pipelines.prefetch import FetchedUnit, RowFailure
 from rsembed.tools.tiling import Footprint
 
 logger = logging.getLogger(__name__)
+
+MOST_PREPARING = 8
+"""Threads that prepare pixels for an accelerator, at most."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def unit_source(model: ModelPlan, fetched: FetchedUnit, refetch: Callable[[int],
 class InferenceEngine:
     """Runs loaded models over rows in fixed slots (see ``embedders/batching.py``).
 
-    ``pad``: zero-fill the last batch (runs). ``should_stop`` is asked between two batches.
+    ``pad``: zero-fill the last batch (runs). ``should_stop`` is asked between two batches. Where the
+    device is no CPU, rows are taken from their source by several threads at once.
     """
 
     def __init__(
@@ -130,7 +135,13 @@ class InferenceEngine:
             return model.embedder.prepare_patch(row.patch, row.footprint, lon=row.lon, lat=row.lat, window=row.window)
 
         results = run_slots(
-            model.embedder, load, n_slots, batch_size=model.batch_size, pad=self._pad, should_stop=self._should_stop
+            model.embedder,
+            load,
+            n_slots,
+            batch_size=model.batch_size,
+            pad=self._pad,
+            threads=_preparing_threads(model.device),
+            should_stop=self._should_stop,
         )
         for slot, error in results.errors.items():
             logger.info("row_failed", extra={"model": model.label, "slot": slot}, exc_info=error)
@@ -166,6 +177,11 @@ class InferenceEngine:
             tuple(frame.date if frame.n_images else None for frame in frames),
             tuple(sorted({scene for frame in frames for scene in frame.scene_ids})),
         )
+
+
+def _preparing_threads(device: str) -> int:
+    """How many threads prepare pixels beside the forward pass: none where that runs on the same cores."""
+    return 0 if device == "cpu" else min(MOST_PREPARING, os.cpu_count() or 1)
 
 
 def _asked(row: RowInput) -> Grid:

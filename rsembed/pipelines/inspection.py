@@ -18,10 +18,11 @@ from rsembed.core.errors import ModelError, ProviderError, SpecError
 from rsembed.core.patch import Patch
 from rsembed.core.specs import InputPrepSpec, SensorSpec, Spatial, Window
 from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, View
+from rsembed.pipelines.fetch_unit import FetchUnit, RowFailure
 from rsembed.pipelines.inference import RowInput, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan
-from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager, RowFailure
+from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.request import ExportConfig
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.windows import WindowPolicy

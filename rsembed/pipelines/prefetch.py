@@ -10,162 +10,18 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from rsembed.core.errors import classify
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
-from rsembed.pipelines.plan import FetchGroup, Ints, request_key
+from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, PatchPack, RowFailure, SettledRows
+from rsembed.pipelines.plan import request_key
 from rsembed.pipelines.retry import RetryPolicy, call_with_retry
-from rsembed.pipelines.rows.table import RowShard
 from rsembed.providers.base import ProviderBase
-from rsembed.tools.spatial import GridArray
-from rsembed.tools.tiling import Footprint
+from rsembed.providers.throttle import LocalThrottle, Throttle, throttle_limits
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RowFailure:
-    """Why a row gave nothing: ``stage`` is ``fetch`` or ``infer``; ``trace``: where it was raised."""
-
-    stage: str
-    error_class: str
-    message: str
-    trace: str = field(default="", compare=False, repr=False)
-
-    @classmethod
-    def of(cls, stage: str, error: BaseException) -> RowFailure:
-        """From an exception; the message is kept short and can be written anywhere (names of files may be no UTF-8)."""
-        text = f"{type(error).__name__}: {error}"[:2000]
-        trace = "".join(traceback.format_exception(error))[-8000:]
-        return cls(stage, classify(error), _writable(text), _writable(trace))
-
-
-def _writable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-@dataclass(frozen=True)
-class FetchUnit:
-    """A shard of one fetch group: the unit of fetching. ``index``: number of the shard.
-
-    ``wanted``: label -> positions in the shard that this model lacks (all, or those to be
-    retried); models that lack nothing are left out.
-    """
-
-    group: FetchGroup
-    index: int
-    shard: RowShard
-    wanted: Mapping[str, tuple[int, ...]]
-    group_digest: str
-    buffer_m: float | None
-
-    @cached_property
-    def slots(self) -> tuple[int, ...]:
-        """Positions that some model lacks, in order."""
-        return tuple(sorted(set().union(*self.wanted.values())))
-
-    @cached_property
-    def asked(self) -> Mapping[str, tuple[Ints, Ints]]:
-        """Label -> ``(height, width)`` in pixels asked of that model, shape (N,)."""
-        return {m.label: self.group.asked_pixels(self.shard, m, self.buffer_m) for m in self.group.models}
-
-    @cached_property
-    def footprints(self) -> Mapping[str, tuple[Footprint, ...]]:
-        """Label -> how each row meets that model."""
-        return {
-            model.label: tuple(
-                model.footprint(h, w) for h, w in zip(*(a.tolist() for a in self.asked[model.label]), strict=True)
-            )
-            for model in self.group.models
-        }
-
-    @cached_property
-    def grids(self) -> GridArray:
-        """What is fetched for each row: the largest footprint among the group's models."""
-        heights = np.max([[f.fetch_height for f in prints] for prints in self.footprints.values()], axis=0)
-        widths = np.max([[f.fetch_width for f in prints] for prints in self.footprints.values()], axis=0)
-        return self.group.grids(self.shard, heights, widths)
-
-    def request(self, slot: int) -> FetchRequest:
-        """The provider request of one row."""
-        group = self.group
-        return FetchRequest(group.recipe, group.bands, self.grids[slot], group.bins(self.shard.window(slot)))
-
-
-class PatchPack(Protocol):
-    """Where the patches of one unit go, and are found again; safe to use from several threads."""
-
-    def lacks(self, key: str, bands: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of ``bands`` that are not there under ``key``."""
-        ...
-
-    def put(self, key: str, patch: Patch) -> None:
-        """Keep ``patch`` under ``key``."""
-        ...
-
-    def get(self, key: str) -> Patch | None:
-        """The patch under ``key``; None when it is absent or damaged."""
-        ...
-
-    def flush(self) -> None:
-        """Make everything that was put survive this process."""
-        ...
-
-    def close(self) -> None:
-        """Release files; what was kept stays."""
-        ...
-
-
-@dataclass(frozen=True)
-class SettledRows:
-    """The outcome of one request: the slots it serves, why it failed (None: its patch is in the pack), its cost.
-
-    ``n_images`` is None where the patch was there before.
-    """
-
-    slots: tuple[int, ...]
-    failure: RowFailure | None = None
-    requests: int = 0
-    n_images: int | None = None
-
-
-@dataclass
-class FetchedUnit:
-    """A unit whose rows are settled one by one: each ends up in ``pack`` or in ``failures``.
-
-    ``keys``: slot -> key in the pack. ``requests``: provider requests made, ``fetched``: patches
-    they gave. ``open``: requests that are not settled yet. ``stop``: set it to begin no further
-    request of this unit; what is in flight is then not recorded.
-    """
-
-    unit: FetchUnit
-    pack: PatchPack
-    keys: dict[int, str]
-    failures: dict[int, RowFailure] = field(default_factory=dict)
-    requests: int = 0
-    fetched: int = 0
-    open: int = 0
-    stop: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def settle(self, rows: SettledRows) -> bool:
-        """Record the outcome of one request; True when it was the unit's last."""
-        with self._lock:
-            self.requests += rows.requests
-            self.fetched += rows.failure is None
-            if rows.failure is not None:
-                for slot in rows.slots:
-                    self.failures[slot] = rows.failure
-            self.open -= 1
-            return self.open == 0
 
 
 Listener = Callable[[FetchedUnit, SettledRows, bool], None]
@@ -183,6 +39,7 @@ class _Item:
     slots: tuple[int, ...]
     fetch: Fetch
     retry: RetryPolicy
+    throttle: Throttle
     listener: Listener
 
 
@@ -194,7 +51,7 @@ class _Planned:
 
 
 class PrefetchManager:
-    """Fetches units with ``workers`` threads: iterate over :meth:`run` for the settled ones, or :meth:`open` single ones.
+    """Fetches units with ``workers`` threads; iterate over :meth:`run` for the settled ones, or :meth:`open` single ones.
 
     ``on_settled(n_rows)`` is called from worker threads whenever rows are settled.
     """
@@ -205,12 +62,15 @@ class PrefetchManager:
         *,
         workers: int,
         retry: RetryPolicy | None = None,
+        throttle: Throttle | None = None,
         max_open_units: int | None = None,
         on_settled: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._fetch_default = None if provider is None else provider.fetch
         self._workers = workers
         self._retry = retry or RetryPolicy()
+        limits = throttle_limits("" if provider is None else provider.name)
+        self._throttle = throttle or LocalThrottle(limits.cap, limits.per_s)
         self._max_open = max_open_units
         self._on_settled = on_settled
         self._stop = threading.Event()
@@ -249,11 +109,12 @@ class PrefetchManager:
         *,
         fetch: Fetch | None = None,
         retry: RetryPolicy | None = None,
+        throttle: Throttle | None = None,
     ) -> FetchedUnit:
         """Begin to fetch what ``pack`` lacks of ``unit``; ``listener`` is told of every request that is settled.
 
-        ``fetch`` and ``retry`` replace the manager's own for this unit. Rows that the pack holds
-        already are settled here and now.
+        ``fetch``, ``retry`` and ``throttle`` replace the manager's own for this unit. Rows that the
+        pack holds already are settled here and now.
         """
         ask = fetch or self._fetch_default
         if ask is None:
@@ -276,7 +137,8 @@ class PrefetchManager:
                 # In the group's order, so that a request does not depend on how what is there came about.
                 bands = tuple(band for band in unit.group.bands if band in lacking[key])
                 request = requests[key] if bands == unit.group.bands else replace(requests[key], bands=bands)
-                self._items.put(_Item(state, key, request, tuple(slots), ask, retry or self._retry, listener))
+                patience, permits = retry or self._retry, throttle or self._throttle
+                self._items.put(_Item(state, key, request, tuple(slots), ask, patience, permits, listener))
             else:
                 self._tell(state, SettledRows(tuple(slots)), listener)
         return state
@@ -347,8 +209,13 @@ class PrefetchManager:
 
     def _fetch(self, item: _Item) -> None:
         state = item.state
+
+        def fetch() -> Patch:
+            with item.throttle.acquire(state.stop):
+                return item.fetch(item.request)
+
         try:
-            patch = call_with_retry(lambda: item.fetch(item.request), item.retry, state.stop)
+            patch = call_with_retry(fetch, item.retry, state.stop)
         except Exception as exc:  # a row ends here; what went wrong is recorded with it
             if state.stop.is_set():
                 return

@@ -17,12 +17,13 @@ from rsembed.core.settings import Settings
 from rsembed.core.specs import Spatial, Window
 from rsembed.pipelines.arrays import array_inputs
 from rsembed.pipelines.exporter import BatchExporter, ExportSummary
+from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.memory import returned_memory
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, lock_weights, plan_run
-from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
+from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportTarget, RunRequest
 from rsembed.pipelines.retry import RetryPolicy

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from rsembed.core.embedding import RowStatus
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import FailureRecord
+from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.inference import RowRecord, ShardOutcome
 from rsembed.pipelines.plan import ModelPlan, RunPlan
-from rsembed.pipelines.prefetch import FetchUnit
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.tools.spatial import GridArray
 from rsembed.writers.dataset import PartColumns, build_part, part_schema

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from rsembed.core.errors import StoreConflictError
 from rsembed.pipelines.checkpoint import FailureRecord, PartRecord
+from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.inference import ShardOutcome
 from rsembed.pipelines.plan import ModelPlan
-from rsembed.pipelines.prefetch import FetchUnit
 from rsembed.pipelines.run_output import PartRows, RunOutput
 from rsembed.pipelines.run_state import LostShardError, RunShape, recorded_rows
 from rsembed.pipelines.shard_table import failure_records, merge, shard_table, status_counts

@@ -1,8 +1,8 @@
 """A source of imagery and models that misbehave on demand: a plug-in for tests of the fleet.
 
 Use it with ``RSEMBED_PLUGINS=rsembed.testing.fleet``. Backend ``null``, with the options of
-:func:`null_backend`; models ``null``, ``null-slow``, ``null-crash``, ``null-hog`` and
-``null-weights``. Every one gives the vectors of ``null``, so a run that was disturbed can be
+:func:`null_backend`; models ``null``, ``null-slow``, ``null-pair``, ``null-crash``, ``null-hog``
+and ``null-weights``. Every one gives the vectors of ``null``, so a run that was disturbed can be
 compared byte for byte with one that was not.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.card import Option, WeightsFile
-from rsembed.core.errors import ProviderError, TransientProviderError, WeightsError
+from rsembed.core.card import InputContract, Option, WeightsFile
+from rsembed.core.errors import AuthError, ProviderError, TransientProviderError, WeightsError
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
@@ -30,7 +30,7 @@ from rsembed.embedders.base import Floats, View
 from rsembed.embedders.registry import register
 from rsembed.embedders.weights import WeightsHandle, WeightsPin, resolve_weights
 from rsembed.providers.factory import register_backend
-from rsembed.testing.null import NullEmbedder, NullProvider, request_seed
+from rsembed.testing.null import COLLECTION, NullEmbedder, NullProvider, request_seed
 
 _HOG_CHUNK_MB = 32
 _HOG_MOST_MB = 8192
@@ -50,11 +50,17 @@ class _Misfortune:
     permanent_share: float
     heal_file: Path | None
     crash_seed: int | None
+    locked_file: Path | None
+    trace_file: Path | None
     _failed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, request: FetchRequest) -> None:
         """Raise what a real provider raises, or end the process."""
+        if self.trace_file:
+            _trace(self.trace_file)
+        if self.locked_file and self.locked_file.exists():
+            raise AuthError("the test's credentials have expired")
         if self.crash_seed is not None and request_seed(request) == self.crash_seed:
             os.kill(os.getpid(), signal.SIGKILL)
         if fate(request) >= 1 - self.permanent_share and not (self.heal_file and self.heal_file.exists()):
@@ -69,6 +75,12 @@ class _Misfortune:
             elif random.random() < self.fault_share:  # noqa: S311 - a test's bad luck
                 self._failed.add(name)
                 raise TransientProviderError("connection reset by the test's own bad luck")
+
+
+def _trace(path: Path) -> None:
+    """Add a line with the time in seconds; short appends of several processes do not mix."""
+    with path.open("a", encoding="ascii") as file:
+        file.write(f"{time.time():.6f}\n")
 
 
 class _SharedNull(NullProvider):
@@ -91,6 +103,8 @@ def null_backend(
     empty_share: float = 0.0,
     low_share: float = 0.0,
     crash_seed: int | None = None,
+    locked_file: str | None = None,
+    trace_file: str | None = None,
 ) -> NullProvider:
     """Answers every request with noise that follows from place and time.
 
@@ -99,14 +113,15 @@ def null_backend(
     ``permanent_share`` of the rows fail for good until ``heal_file`` exists; ``empty_share`` have no
     imagery, ``low_share`` only a quarter of their pixels: always the same rows. The row whose
     :func:`~rsembed.testing.null.request_seed` is ``crash_seed`` kills the process.
+    While ``locked_file`` exists nobody is let in; ``trace_file`` gets a line a call.
     """
-    heal = None if heal_file is None else Path(heal_file)
-    troubled = fault_share or permanent_share or crash_seed is not None
+    heal, locked, trace = (None if name is None else Path(name) for name in (heal_file, locked_file, trace_file))
+    troubled = fault_share or permanent_share or locked or trace or crash_seed is not None
     provider = _SharedNull(
         latency_s=latency_s,
         sigma=sigma,
         # What is not asked for costs nothing: benchmarks measure what is around this source.
-        fault=_Misfortune(fault_share, permanent_share, heal, crash_seed) if troubled else None,
+        fault=_Misfortune(fault_share, permanent_share, heal, crash_seed, locked, trace) if troubled else None,
         empty=(lambda request: fate(request) < empty_share) if empty_share else None,
         clear=(lambda request: 0.25 if 0 <= fate(request) - empty_share < low_share else 1.0) if low_share else None,
     )
@@ -137,14 +152,26 @@ class SlowNull(NullEmbedder):
             *_CARD.options,
             Option("latency_s", "float", 0.1, "seconds a forward pass", minimum=0),
             Option("sigma", "float", 0.0, "spread of its logarithm", minimum=0),
+            Option("trace_file", "str", "", "gets a line a forward pass"),
         ),
     )
 
     def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
         """See EmbedderBase."""
         seconds, sigma = (float(str(self.config.options[name])) for name in ("latency_s", "sigma"))
+        if self.config.options["trace_file"]:
+            _trace(Path(str(self.config.options["trace_file"])))
         time.sleep(seconds * random.lognormvariate(0.0, sigma))
         return super().embed_batch(arrays, roi)
+
+
+@register("null-pair")
+class PairNull(NullEmbedder):
+    """``null`` that asks for a second band, and does not look at it."""
+
+    card = replace(
+        _CARD, id="null-pair", inputs={"single": InputContract(COLLECTION, ("B1", "B2"), 10.0, 8, any_size=True)}
+    )
 
 
 class _Victim(NullEmbedder):

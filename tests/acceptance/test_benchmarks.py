@@ -19,3 +19,13 @@ def test_export_overhead_when_quick_then_every_figure_is_there() -> None:
     assert {run["system"] for run in found["runs"]} == {"rsembed", "resume", "per-item/16", "per-item/64"}
     assert all(run["wall s"] > 0 and run["peak MB"] > 0 for run in found["runs"])
     assert all(line["rsembed"] is not None and line["met"] in ("yes", "NO") for line in found["targets"])
+
+
+def test_throttle_when_quick_then_every_phase_was_served() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/throttle.py", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    phases = json.loads(done.stdout)
+    assert [phase["quota"] for phase in phases] == [40, 10, 40]
+    assert all(phase["share"] > 0 and 0 <= phase["refused"] < 1 for phase in phases)

@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import PartRecord
+from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.finish import finish_run
 from rsembed.pipelines.inference import InferenceEngine, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.plan import RunPlan, fingerprint
-from rsembed.pipelines.prefetch import FetchUnit, PrefetchManager
+from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.table import RowTable
 from rsembed.pipelines.run_output import RunOutput

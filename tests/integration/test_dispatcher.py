@@ -22,7 +22,7 @@ from workers.settings import FleetSettings
 LEASE_S = 1.0
 
 
-def wait_until(true: Callable[[], object], timeout_s: float = 30.0) -> bool:
+def wait_until(true: Callable[[], object], timeout_s: float = 60.0) -> bool:
     end = time.monotonic() + timeout_s
     while not true():
         if time.monotonic() > end:

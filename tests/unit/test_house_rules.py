@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "testing": BELOW_API | {"testing"},
     "cli": BELOW_API | {"api", "cli"},
     "workers": BELOW_API | {"api", "workers"},
+    "workers.cli": BELOW_API | {"api", "cli", "workers", "workers.cli"},
     "migrations": {"workers", "migrations"},
 }
 """Layer -> layers it may import. ``api`` is every module that lies directly in rsembed."""
@@ -79,7 +80,9 @@ def path_of(module: str) -> Path:
 def layer_of(module: str) -> str | None:
     """The layer a module of ours belongs to; None for anybody else's."""
     head, *rest = module.split(".")
-    if head in {"workers", "migrations"}:
+    if head == "workers":
+        return "workers.cli" if rest[:1] == ["cli"] else head
+    if head == "migrations":
         return head
     if head != "rsembed":
         return None

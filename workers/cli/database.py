@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rsembed.cli.main import EXIT_INTERNAL
-from rsembed.cli.run_report import count
+from rsembed.cli.quantities import count
 from rsembed.pipelines.run_output import RunOutput
 from rsembed.writers.store import open_store
 from workers.cli.connection import json_option, open_ledger, print_json, run_argument

@@ -11,6 +11,7 @@ from rsembed.core.errors import RSEmbedError
 from workers.ledger.errors import LedgerUnavailableError
 
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "demo": ("workers.cli.demo", "demo", "Start a fleet, embed a synthetic scene, stop it."),
     "up": ("workers.cli.up", "up", "Run everything on this machine, until Ctrl-C."),
     "submit": ("workers.cli.submit", "submit", "Put a run into the ledger."),
     "watch": ("workers.cli.watch", "watch", "Follow a run to its end; its exit code is the run's."),
@@ -60,15 +61,24 @@ class FleetGroup(LazyGroup):
         try:
             return super().get_command(ctx, cmd_name)
         except ModuleNotFoundError as exc:
-            if (exc.name or "").split(".")[0] in ("rsembed", "workers", "migrations"):
-                raise
-            raise CommandFailedError(
-                f"the fleet needs {exc.name}; install it with: pip install 'rsembed[fleet]'", EXIT_REFUSED
-            ) from exc
+            raise missing_package(exc) from exc
 
     def explained(self, error: RSEmbedError) -> str:
         """See OneLineErrors."""
-        return f"{error}{AWAY}" if isinstance(error, LedgerUnavailableError) else str(error)
+        return explained(error)
+
+
+def missing_package(error: ModuleNotFoundError) -> CommandFailedError:
+    """What is said where a package of the fleet is not installed; raises ``error`` when a module of ours is missing."""
+    if (error.name or "").split(".")[0] in ("rsembed", "workers", "migrations"):
+        raise error
+    text = f"the fleet needs {error.name}; install it with: pip install 'rsembed[fleet]'"
+    return CommandFailedError(text, EXIT_REFUSED)
+
+
+def explained(error: RSEmbedError) -> str:
+    """``error``, with what to do where a server is away."""
+    return f"{error}{AWAY}" if isinstance(error, LedgerUnavailableError) else str(error)
 
 
 @click.group(cls=FleetGroup, table=COMMANDS, epilog=EPILOG)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsembed.cli.run_report import size
+from rsembed.cli.quantities import size
 from rsembed.core.errors import ExportError
 from rsembed.core.serialization import to_json
 from rsembed.pipelines.run_output import MANIFEST, RunOutput

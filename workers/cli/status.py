@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsembed.cli.run_report import count
+from rsembed.cli.quantities import count
 from rsembed.core.serialization import to_json
 from rsembed.progress_bars import duration
 from workers.cli.connection import json_option, open_ledger, print_json, run_argument, table_lines
@@ -40,7 +40,7 @@ def status(run_id: int, events: int, as_json: bool) -> None:
     if told:
         click.echo("")
     for event in told:
-        detail = ", ".join(f"{key} {value}" for key, value in event.detail.items())
+        detail = ", ".join(f"{key} {value}" for key, value in event.detail.items() if value is not None)
         click.echo(f"{_time(event.at)}  {event.kind}  {event.who}  {detail}".rstrip())
 
 
@@ -63,7 +63,7 @@ def status_lines(found: RunStatus) -> list[str]:
     run = found.run
     limit = "" if run.max_requests is None else f" of at most {run.max_requests:,}"
     lines = [
-        f"run {run.id}  {state_text(run)}",
+        f"run {run.id}  {_state_and_hint(run)}",
         f"work      {count(run.n_rows, 'row')}, {count(len(run.models), 'model')}, {count(run.n_shards, 'shard')} each",
         f"output    {run.output}",
         f"since     {_time(run.created_at)}" + (f", ended {_time(run.ended_at)}" if run.ended_at else ""),
@@ -80,8 +80,14 @@ def status_lines(found: RunStatus) -> list[str]:
             f"losses    {count(found.losses, 'lease')} gone without an outcome, {found.expiries:,} of them ran out; "
             f"{count(found.suspects, 'suspect unit')}"
         )
-    for model in found.unserved:
-        lines.append(f"waiting   nobody serves {model}: start a worker (rsembed fleet worker gpu|cpu --models {model})")
+    if found.unserved and run.state in (RunState.RUNNING, RunState.PAUSED, RunState.BLOCKED):
+        needed = sorted({model.model for model in run.models if model.label in found.unserved})
+        devices = {model.device_class for model in run.models if model.label in found.unserved}
+        kind = "gpu" if "cuda" in devices else "cpu"
+        lines.append(
+            f"waiting   nobody serves {', '.join(found.unserved)}; start a worker: "
+            f"rsembed fleet worker {kind} --models {','.join(needed)}"
+        )
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -112,13 +118,16 @@ def _stage_lines(found: RunStatus) -> list[str]:
 
 def state_text(run: RunRecord) -> str:
     """The run's state with its reason, as one phrase."""
-    words = run.state.value.replace("_", " ")
+    return run.state.value.replace("_", " ") + (f" ({run.reason})" if run.reason else "")
+
+
+def _state_and_hint(run: RunRecord) -> str:
     hints = {
         RunState.PAUSED: f"; rsembed fleet resume {run.id}",
         RunState.BLOCKED: "; tried again by itself",
         RunState.DONE_WITH_FAILURES: f"; rsembed fleet retry {run.id}",
     }
-    return words + (f" ({run.reason})" if run.reason else "") + hints.get(run.state, "")
+    return state_text(run) + hints.get(run.state, "")
 
 
 def _time(moment: dt.datetime) -> str:

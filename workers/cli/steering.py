@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import click
 
-from rsembed.cli.run_report import count
+from rsembed.cli.quantities import count
 from rsembed.core.errors import SpecError
 from workers.cli.connection import json_option, open_ledger, operator, print_json, run_argument
-from workers.ledger.errors import RunStateError
+from workers.dropping import require_droppable
 from workers.ledger.repository import Ledger
-from workers.submit import ENDED
 
 runs_argument = click.argument("run_ids", metavar="RUN...", type=int, nargs=-1, required=True)
 
@@ -102,8 +101,6 @@ def drain(target: str | None, everything: bool, off: bool, as_json: bool) -> Non
     with open_ledger() as ledger:
         name = None if target is None else _worker_or_queue(ledger, target)
         matched = ledger.drain(name, not off, operator())
-    if not matched and not (everything or off):
-        raise SpecError(f"there is no live worker and no queue {target!r}; `rsembed fleet workers` lists them")
     if as_json:
         print_json({"target": name, "draining": not off, "matched": matched})
     else:
@@ -125,8 +122,7 @@ def drop(run_id: int, yes: bool) -> None:
     """Forget RUN: its rows, progress and failures leave the ledger. Its output stays, every file of it."""
     with open_ledger(direct=True) as ledger:
         run = ledger.run(run_id)
-        if run.state not in ENDED:
-            raise RunStateError(f"run {run_id} is {run.state.value}; `rsembed fleet cancel {run_id}` it first")
+        require_droppable(run)
         if not yes:
             click.confirm(f"Forget run {run_id} ({count(run.n_rows, 'row')}, {run.state.value})?", abort=True)
         ledger.drop(run_id, operator())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from rsembed.cli.main import OneLineErrors, run_command
+from rsembed.cli.log_lines import set_up_logging
+from rsembed.cli.main import EXIT_REFUSED, CommandFailedError, OneLineErrors
 from rsembed.cli.options import (
     ImageryOptions,
     imagery_options,
@@ -16,13 +17,16 @@ from rsembed.cli.options import (
     take,
     together,
 )
+from rsembed.cli.quantities import count
 from rsembed.cli.run_options import row_options, row_options_of, run_request, windows_of, work_options
-from rsembed.cli.run_report import count, dry_run_lines, estimate_json, plan_lines, weights_states
+from rsembed.cli.run_report import dry_run_lines, estimate_json, plan_lines, weights_states
+from rsembed.core.errors import RSEmbedError
 from rsembed.core.settings import Settings
 from rsembed.pipelines.request import RunRequest
 from rsembed.pipelines.rows.formats import open_table
 from rsembed.plugins import load_plugins
 from workers.cli.connection import open_ledger, operator, print_json
+from workers.cli.group import explained
 from workers.cli.watch import watch_run
 from workers.ledger.records import RunRecord, RunState
 from workers.ledger.repository import Ledger
@@ -44,8 +48,6 @@ be where the workers see them. Exit codes: 0 submitted (with --watch: done), 2 r
 stopped."""
 
 fleet_options = together(
-    click.option("--out", required=True, metavar="FOLDER|URL", help="Where the datasets go: a folder that all workers "
-                 "see, or s3://, gs:// or az://bucket/prefix."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="What the inference workers compute on "
                  "[default: RSEMBED_DEVICE, else cpu]."),
     click.option("--priority", type=int, help="Higher goes first [default: 0]. Given again, it changes the run's."),
@@ -62,6 +64,8 @@ fleet_options = together(
 
 @click.command(epilog=EPILOG)
 @click.argument("table", type=click.Path(exists=True))
+@click.option("--out", required=True, metavar="FOLDER|URL", help="Where the datasets go: a folder that all workers see, "
+              "or s3://, gs:// or az://bucket/prefix.")
 @row_options
 @imagery_options
 @recipe_options
@@ -209,13 +213,29 @@ def _state_line(run: RunRecord) -> str:
 
 
 class _Script(OneLineErrors):
-    """``submit-export``: the command as a program of its own."""
+    """The command as a program of its own: plug-ins first, errors in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See OneLineErrors."""
+        set_up_logging(0)
+        return super().invoke(ctx)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click; a plug-in's backends have to be known by then."""
+        try:
+            load_plugins(Settings.from_environment().plugins)
+        except RSEmbedError as exc:
+            raise CommandFailedError(str(exc), EXIT_REFUSED) from exc
+        return super().parse_args(ctx, args)
+
+    def explained(self, error: RSEmbedError) -> str:
+        """See OneLineErrors."""
+        return explained(error)
 
 
-def main() -> NoReturn:
-    """Entry point of ``submit-export``."""
-    load_plugins(Settings.from_environment().plugins)
-    script = _Script(
+def script() -> click.Command:
+    """The program ``submit-export``: ``rsembed fleet submit`` under a name of its own."""
+    return _Script(
         "submit-export",
         callback=submit.callback,
         params=submit.params,
@@ -223,4 +243,3 @@ def main() -> NoReturn:
         epilog=EPILOG.replace("rsembed fleet submit", "submit-export"),
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    run_command(script, "submit-export")

@@ -6,8 +6,9 @@ import click
 
 from rsembed.cli.log_lines import set_up_logging
 from rsembed.cli.options import names
+from workers.crew import UpOptions
 from workers.settings import FleetSettings
-from workers.standalone import UpOptions, run_up
+from workers.standalone import run_up
 
 EPILOG = """\b
 Examples:

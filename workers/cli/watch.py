@@ -18,7 +18,6 @@ from rsembed.progress_bars import duration
 from workers.cli.connection import open_ledger, run_argument
 from workers.ledger.errors import LedgerUnavailableError
 from workers.ledger.records import RunState, RunStatus, StageStatus
-from workers.ledger.repository import Ledger
 
 ENDS = {RunState.DONE: 0, RunState.DONE_WITH_FAILURES: EXIT_ROWS_FAILED, RunState.CANCELLED: EXIT_STOPPED}
 """State -> exit code of whoever watched a run come to it."""
@@ -39,6 +38,12 @@ def watch(ctx: click.Context, run_id: int, quiet: bool) -> None:
         ctx.exit(watch_run(ledger, run_id, quiet=quiet))
 
 
+class WatchedLedger(Protocol):
+    """What of the ledger is used here."""
+
+    def status(self, run_id: int) -> RunStatus: ...
+
+
 class View(Protocol):
     """Shows how far a run is."""
 
@@ -56,7 +61,12 @@ class View(Protocol):
 
 
 def watch_run(
-    ledger: Ledger, run_id: int, *, quiet: bool = False, view: View | None = None, look_every_s: float = _LOOK_EVERY_S
+    ledger: WatchedLedger,
+    run_id: int,
+    *,
+    quiet: bool = False,
+    view: View | None = None,
+    look_every_s: float = _LOOK_EVERY_S,
 ) -> int:
     """Show run ``run_id`` until it ends; the exit code. A ledger that is away is waited for."""
     view = view or _view(quiet)
@@ -79,7 +89,7 @@ def watch_run(
     return ENDS[status.run.state]
 
 
-def _looks(ledger: Ledger, run_id: int, view: View, every_s: float) -> Iterator[RunStatus]:
+def _looks(ledger: WatchedLedger, run_id: int, view: View, every_s: float) -> Iterator[RunStatus]:
     away = False
     while True:
         try:

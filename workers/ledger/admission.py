@@ -59,18 +59,17 @@ _DEMANDS = """
     WHERE r.ended_at IS NULL AND r.state = 'running'
 """
 
+# By tuple, so that no estimate can make the planner compare every unit with every other.
 _ADMIT = """
     UPDATE fetch_units u SET admitted = true, reserved_bytes = u.reserved_bytes + u.open_rows * u.row_bytes,
         ready_at = clock_timestamp()
-    FROM (
-        SELECT n.run_id, n.group_index, n.shard FROM fetch_units n
+    WHERE u.ctid = ANY(ARRAY(
+        SELECT n.ctid FROM fetch_units n
         WHERE n.run_id = :run AND n.state = 'pending' AND NOT n.admitted AND n.group_index IN (
             SELECT m.group_index FROM run_models m
             WHERE m.run_id = :run AND (CAST(:served AS text[]) IS NULL OR m.model = ANY(:served)))
-        ORDER BY n.shard, n.group_index LIMIT :n FOR NO KEY UPDATE SKIP LOCKED
-    ) p
-    WHERE u.run_id = p.run_id AND u.group_index = p.group_index AND u.shard = p.shard
-        AND u.state = 'pending' AND NOT u.admitted
+        ORDER BY n.shard, n.group_index LIMIT :n FOR NO KEY UPDATE SKIP LOCKED))
+        AND u.run_id = :run AND u.state = 'pending' AND NOT u.admitted
 """
 
 

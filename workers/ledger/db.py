@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -28,7 +29,9 @@ _CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-_GONE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+_GONE = (
+    exc.OperationalError, exc.InterfaceError, exc.TimeoutError, psycopg2.OperationalError, psycopg2.InterfaceError
+)  # fmt: skip
 _UNDEFINED = {"42P01", "42703", "42704", "3F000"}  # table, column, object, schema
 
 
@@ -58,11 +61,11 @@ def translated(engine: Engine) -> Iterator[None]:
     """Raise the driver's errors as LedgerError, or LedgerUnavailableError where trying again makes sense."""
     try:
         yield
-    except exc.SQLAlchemyError as error:
+    except (exc.SQLAlchemyError, psycopg2.Error) as error:
         raise _in_our_words(error, engine) from error
 
 
-def _in_our_words(error: exc.SQLAlchemyError, engine: Engine) -> LedgerError:
+def _in_our_words(error: exc.SQLAlchemyError | psycopg2.Error, engine: Engine) -> LedgerError:
     where = engine.url.render_as_string(hide_password=True)
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     lines = str(cause).strip().splitlines() or [type(cause).__name__]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+import psycopg2
 from sqlalchemy import Connection, text
 
 from workers.ledger import partitions
@@ -57,7 +58,10 @@ class Loading(Transactions):
         are not ``new.n_rows`` in number, RunStateError when the run is dropped meanwhile.
         """
         run_id, state = self._announce(new)
-        return self._load(run_id, new, batches) if state is RunState.LOADING else self._loaded(run_id)
+        if state is RunState.LOADING:
+            self._load(run_id, new, batches)
+            self._analyze()
+        return self._loaded(run_id)
 
     @transactional
     def _announce(self, tx: Connection, new: NewRun) -> tuple[int, RunState]:
@@ -90,12 +94,17 @@ class Loading(Transactions):
     def _loaded(self, tx: Connection, run_id: int) -> RunRecord:
         return read_run(tx, run_id)
 
+    @transactional
+    def _analyze(self, tx: Connection) -> None:
+        """Let the planner know the new run's size at once; autovacuum would tell it a minute later."""
+        tx.execute(text("ANALYZE fetch_units, infer_jobs, run_models"))
+
     @once
-    def _load(self, tx: Connection, run_id: int, new: NewRun, batches: Iterable[StoredRows]) -> RunRecord:
+    def _load(self, tx: Connection, run_id: int, new: NewRun, batches: Iterable[StoredRows]) -> None:
         tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))"), {"lock": f"rsembed run {run_id}"})
         before = read_run(tx, run_id)
         if before.state is not RunState.LOADING:  # another submit was faster
-            return before
+            return
         if before.n_rows != new.n_rows or before.shard_size != new.shard_size:
             raise LedgerError(f"run {run_id} has the same fingerprint but another shape; the fingerprint is at fault")
         partitions.create(tx, run_id)
@@ -106,7 +115,6 @@ class Loading(Transactions):
         if not loaded.rowcount:
             raise RunStateError(f"run {run_id} was dropped while it was loaded")
         note(tx, run_id, "submitted", new.who, rows=new.n_rows, models=[model.label for model in new.models])
-        return read_run(tx, run_id)
 
 
 def _copy_rows(tx: Connection, run_id: int, n_rows: int, batches: Iterable[StoredRows]) -> None:
@@ -114,7 +122,12 @@ def _copy_rows(tx: Connection, run_id: int, n_rows: int, batches: Iterable[Store
     name, columns = partitions.partition("rows", run_id), ", ".join(COLUMNS)
     with cast("Any", tx.connection).cursor() as cursor:
         # Frozen, because the table is of this transaction: nothing will ever rewrite its pages.
-        cursor.copy_expert(f"COPY {name} ({columns}) FROM STDIN WITH (FORMAT csv, FREEZE)", stream, _COPY_BYTES)
+        try:
+            cursor.copy_expert(f"COPY {name} ({columns}) FROM STDIN WITH (FORMAT csv, FREEZE)", stream, _COPY_BYTES)
+        except psycopg2.Error:
+            if stream.error is not None:
+                raise stream.error from None
+            raise
         copied = cursor.rowcount
     if stream.awkward:
         values = ", ".join(f":{column}" for column in COLUMNS)

@@ -25,13 +25,15 @@ class RowStream(io.RawIOBase):
     """What ``COPY rows FROM STDIN`` reads: the batches as CSV, made one at a time.
 
     ``n_rows`` counts what was read so far; ``awkward`` collects the few rows that CSV cannot
-    carry to every server, to be inserted one by one.
+    carry to every server, to be inserted one by one; ``error``: what the batches raised, which
+    the driver only reports as text.
     """
 
     def __init__(self, batches: Iterable[StoredRows]) -> None:
         super().__init__()
         self.n_rows = 0
         self.awkward: list[dict[str, object]] = []
+        self.error: Exception | None = None
         self._chunks = self._encode(batches)
         self._rest = memoryview(b"")
 
@@ -42,7 +44,11 @@ class RowStream(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """At most ``size`` bytes; empty at the end."""
         while not self._rest:
-            chunk = next(self._chunks, None)
+            try:
+                chunk = next(self._chunks, None)
+            except Exception as exc:  # whatever the source of the rows raises, COPY must be ended with it
+                self.error = exc
+                raise
             if chunk is None:
                 return b""
             self._rest = memoryview(chunk)

@@ -63,7 +63,7 @@ _CLAIM = f"""
         claimed_at = clock_timestamp(), deadline = clock_timestamp() + :deadline * interval '1 second',
         lease_until = clock_timestamp() + least(:lease, :deadline) * interval '1 second'
     FROM picked p
-    WHERE j.run_id = p.run_id AND j.model_index = p.model_index AND j.shard = p.shard AND j.state = 'ready'
+    WHERE j.run_id = p.run_id AND j.model_index = p.model_index AND j.shard = p.shard
     RETURNING j.*
 """
 

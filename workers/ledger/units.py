@@ -13,13 +13,14 @@ from workers.ledger.records import ClaimedUnit, Marks, RowOutcome, SettleAnswer
 from workers.ledger.tokens import Token, new_key
 from workers.ledger.transactions import Transactions, once, sql, transactional
 
-# The lateral join tries one run after another and locks the first unit that is free, no more.
+# The lateral join tries one run after another and locks the first unit that is free, no more; being locked, it needs
+# no second look at its state (which would lead the planner through all that is pending).
 _CLAIM = """
     WITH candidates AS (
         SELECT r.id FROM runs r
         LEFT JOIN (SELECT run_id, count(*) AS n FROM fetch_units WHERE state = 'leased' GROUP BY run_id) busy
             ON busy.run_id = r.id
-        WHERE r.ended_at IS NULL AND r.state = 'running' AND NOT (r.probing AND busy.n > 0)
+        WHERE r.ended_at IS NULL AND r.state = 'running' AND NOT (r.probing AND coalesce(busy.n, 0) > 0)
             AND (r.max_requests IS NULL OR r.max_requests >
                  (SELECT coalesce(sum(requests), 0) FROM fetch_units u WHERE u.run_id = r.id))
             AND NOT EXISTS (SELECT FROM drains WHERE queue IN ('*', 'io'))
@@ -37,7 +38,7 @@ _CLAIM = """
         claimed_at = clock_timestamp(), deadline = clock_timestamp() + :deadline * interval '1 second',
         lease_until = clock_timestamp() + least(:lease, :deadline) * interval '1 second'
     FROM picked p
-    WHERE u.run_id = p.run_id AND u.group_index = p.group_index AND u.shard = p.shard AND u.state = 'pending'
+    WHERE u.run_id = p.run_id AND u.group_index = p.group_index AND u.shard = p.shard
     RETURNING u.*
 """
 
@@ -162,7 +163,8 @@ class Units(Transactions):
         if unit.state == "done":
             return SettleAnswer(kept=True, open_rows=unit.open_rows)
         first, stop = unit.first_seq, unit.first_seq + unit.n_rows
-        outcomes = list({outcome.seq: outcome for outcome in reversed(outcomes) if first <= outcome.seq < stop}.values())
+        named = {outcome.seq: outcome for outcome in reversed(outcomes)}
+        outcomes = [outcome for seq, outcome in named.items() if first <= seq < stop]
         columns = {
             "seqs": [outcome.seq for outcome in outcomes],
             "states": [outcome.state for outcome in outcomes],

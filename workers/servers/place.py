@@ -202,6 +202,7 @@ def _remove_forsaken() -> None:
             named = (origin / "moved").read_text(encoding="utf-8").strip()
         except OSError:
             named = ""
-        fresh = time.time() - folder.stat().st_mtime < 60
-        if named != str(folder) and not fresh and not any(processes_in(f) for f in (folder, folder / "data")):
+        parts = (folder, folder / "data")
+        is_new = time.time() - folder.stat().st_mtime < 60
+        if named != str(folder) and not is_new and not [pid for part in parts for pid in processes_in(part)]:
             shutil.rmtree(folder, ignore_errors=True)

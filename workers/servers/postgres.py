@@ -18,14 +18,13 @@ from psycopg2 import sql
 
 from workers.servers.children import command_line, is_program, log_tail, processes_in, send, spawn, wait_until
 from workers.servers.place import ENVIRONMENT, ServerError, ServerPlace, settle, take_lock
+from workers.servers.postgres_configuration import configuration
 
 READY_TIMEOUT_S = 60.0
 RECOVERY_TIMEOUT_S = 900.0  # a server that says that it is starting up replays its log: let it
 OOM_SCORE_ADJ = -900
-PORT = 5432  # of the socket's name; no port is opened
 ROLE = DATABASE = "rsembed"
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-ACCESS = "local all all trust\n"  # who may enter the socket's folder may enter
 
 
 class EmbeddedPostgres:
@@ -91,7 +90,7 @@ class EmbeddedPostgres:
             return self.url
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # whatever ends the start, Ctrl-C included, leaves no server behind
             self.stop("immediate")
             raise
         return self.url
@@ -195,32 +194,8 @@ class EmbeddedPostgres:
 
     def _configure(self) -> None:
         """Write the configuration anew: ours alone, whatever was there."""
-        sockets = self.place.socket_folder()
-        values: dict[str, str | int] = {
-            "listen_addresses": "''",
-            "unix_socket_directories": f"'{str(sockets).replace(chr(39), chr(39) * 2)}'",
-            "unix_socket_permissions": "0700",
-            "port": PORT,
-            "max_connections": self._max_connections,
-            "max_locks_per_transaction": 256,  # a statement over many runs' partitions locks each
-            "shared_buffers": "'128MB'",
-            "work_mem": "'16MB'",
-            "maintenance_work_mem": "'128MB'",
-            "max_wal_size": "'2GB'",
-            "checkpoint_timeout": "'15min'",
-            "wal_compression": "on",
-            "autovacuum_naptime": "'10s'",
-            "fsync": "on" if self._durable else "off",
-            "full_page_writes": "on" if self._durable else "off",
-            "timezone": "'UTC'",
-            "log_timezone": "'UTC'",
-            "logging_collector": "off",
-            "log_line_prefix": "'%m [%p] '",
-            "log_checkpoints": "off",
-            "password_encryption": "'scram-sha-256'",
-        }
-        text = "# Written anew at every start.\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
-        for name, content in (("postgresql.conf", text), ("postgresql.auto.conf", ""), ("pg_hba.conf", ACCESS)):
+        files = configuration(self.place.socket_folder(), durable=self._durable, max_connections=self._max_connections)
+        for name, content in files.items():
             path = self.data / name
             path.write_text(content, encoding="utf-8")
             path.chmod(0o600)

@@ -95,7 +95,7 @@ class EmbeddedRedis:
             return self.url
         try:
             self._start(deadline)
-        except BaseException:
+        except BaseException:  # whatever ends the start, Ctrl-C included, leaves no server behind
             self.stop()
             raise
         return self.url

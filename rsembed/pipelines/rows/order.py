@@ -43,11 +43,11 @@ class ScratchRows:
         for k in np.flatnonzero(np.diff(cuts)):
             batch = self._batches[k] if columns is None else self._batches[k].select(list(columns))
             parts.append(batch.take(pa.array(ordered[cuts[k] : cuts[k + 1]] - self._starts[k])))
+            self._mapped.used(batch.num_rows)  # a few rows of a batch bring in most of its pages
         if not parts:
             schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
             return pa.RecordBatch.from_pylist([], schema=schema)
         whole = pa.concat_batches(parts)
-        self._mapped.used(len(positions))
         back = np.empty_like(rank)
         back[rank] = np.arange(len(rank))
         return whole.take(pa.array(back))

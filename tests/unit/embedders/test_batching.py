@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -224,3 +225,45 @@ def test_slots_when_the_model_returns_another_number_of_rows_then_it_is_the_mode
 
     with pytest.raises(ModelError, match="returned 3 embeddings for a batch of 4"):
         run(full(), embedder=Short())
+
+
+@pytest.mark.parametrize("n_slots", [0, 1, 10])
+def test_slots_when_threads_prepare_then_the_same_bytes(n_slots: int) -> None:
+    rows: dict[int, Any] = full(n_slots) | {5: ValueError("unreadable")}
+    alone, together = run(rows, n_slots), run(rows, n_slots, threads=3)
+    assert set(together.values) == set(alone.values)
+    assert set(together.errors) == set(alone.errors)
+    assert together.forwards == alone.forwards
+    same(alone.values, together.values, list(alone.values))
+
+
+def test_slots_when_threads_prepare_then_the_next_batch_is_made_ready_meanwhile() -> None:
+    loaded = threading.Semaphore(0)
+
+    def before(_: Mapping[str, Any]) -> None:
+        # The first batch does not end before a slot of the second one is loaded.
+        if len(embedder.sizes) == 1:
+            for _ in range(5):
+                assert loaded.acquire(timeout=10)
+
+    def load(slot: int) -> Sequence[Prepared]:
+        loaded.release()
+        return [prepared(slot)]
+
+    embedder = SlotEmbedder(before=before)
+    found = run_slots(embedder, load, 8, batch_size=4, threads=2)
+    assert len(found.values) == 8
+    assert not found.errors
+
+
+def test_slots_when_threads_prepare_and_memory_runs_out_then_all_is_done_again_at_half() -> None:
+    found = run(full(), embedder=SlotEmbedder(before=too_large_above(2)), batch_size=8, threads=2)
+    assert found.batch_size == 2
+    same(run(full(), batch_size=2).values, found.values, range(10))
+
+
+def test_slots_when_threads_prepare_and_a_stop_is_asked_then_it_stops() -> None:
+    embedder = SlotEmbedder()
+    with pytest.raises(StoppedError):
+        run(full(40), 40, embedder=embedder, threads=2, should_stop=lambda: len(embedder.sizes) >= 2)
+    assert len(embedder.sizes) <= 4

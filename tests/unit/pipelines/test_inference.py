@@ -7,8 +7,8 @@ import pytest
 
 from rsembed.core.embedding import RowStatus
 from rsembed.core.patch import Patch
+from rsembed.pipelines.fetch_unit import RowFailure
 from rsembed.pipelines.inference import InferenceEngine, RowInput, RowSource, ShardOutcome
-from rsembed.pipelines.prefetch import RowFailure
 from tests.builders import YEAR, frame, patch, run_plan
 
 MODEL = run_plan("null").models[0]

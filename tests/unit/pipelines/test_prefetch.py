@@ -10,8 +10,9 @@ import pytest
 from rsembed.core.errors import CollectionGapError, ProviderError, QuotaError, TransientProviderError
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
+from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, RowFailure
 from rsembed.pipelines.input_store import InputPack
-from rsembed.pipelines.prefetch import FetchedUnit, FetchUnit, PrefetchManager, RowFailure
+from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.retry import RetryPolicy
 from rsembed.testing.null import NullProvider
 from tests.builders import Flaky, at_lon, places, row_table, run_plan

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rsembed.core.errors import SpecError
 from rsembed.core.settings import Settings
-from rsembed.providers.factory import make_provider, resolve_backend
+from rsembed.providers.factory import backends, make_provider, register_backend, resolve_backend
+from rsembed.testing.null import NullProvider
 
 PLAIN = Settings()
 
@@ -38,3 +41,35 @@ def test_make_provider_when_raster_without_source_then_says_so() -> None:
 def test_make_provider_when_declarations_do_not_fit_then_refused() -> None:
     with pytest.raises(SpecError, match="unit declare what a raster holds"):
         make_provider("stac", unit="dB", settings=PLAIN)
+
+
+@pytest.fixture
+def registered() -> list[dict[str, Any]]:
+    """A backend ``own`` from outside, and the options it was made with."""
+    made: list[dict[str, Any]] = []
+
+    def own(*, depth: int = 0) -> NullProvider:
+        made.append({"depth": depth})
+        return NullProvider()
+
+    register_backend("own", own)
+    return made
+
+
+def test_register_backend_when_a_provider_is_asked_for_then_it_is_made_with_its_options(
+    registered: list[dict[str, Any]],
+) -> None:
+    assert "own" in backends()
+    assert isinstance(make_provider("own", depth=3, settings=PLAIN), NullProvider)
+    assert registered == [{"depth": 3}]
+
+
+def test_register_backend_when_it_does_not_take_an_option_then_refused(registered: list[dict[str, Any]]) -> None:
+    with pytest.raises(SpecError, match="own does not take"):
+        make_provider("own", width=1, settings=PLAIN)
+
+
+@pytest.mark.parametrize("name", ["auto", "stac", "Own"])
+def test_register_backend_when_the_name_is_taken_or_odd_then_refused(name: str) -> None:
+    with pytest.raises(SpecError, match="cannot be registered"):
+        register_backend(name, NullProvider)
