@@ -5,14 +5,15 @@
 
 ``bare``: the network alone over tensors that lie on the device already. ``row``: the engine of a run
 (patch to prepared input, batch, device, forward pass, pooling, finite check, row's record) over the
-same number of rows, B each batch, with the very same network. The two are timed in turn and the best
-of each counts; ``of bare`` is row / bare. ``net share``: of the time of such a row, the part inside the
-network's own forward call (CPU only; it says the same, less disturbed by others on the machine).
-``rest ms``: what an image costs outside that call; ``prepare ms``: the part of it spent on pixels. On the CPU everything runs in one thread and a
-second is a second of its processor time, so that others on the machine count for nothing; on a GPU it is
-one of the clock. Weights are seeded numbers, made here: the speed
-of a network does not depend on them, and nothing is downloaded. ``peak MB`` on a GPU is the most that
-torch had allocated, weights included; on the CPU the process's peak so far.
+same number of rows with the very same network. The two are timed in turn and the best of each counts;
+``of bare`` is row / bare. ``net share``: of the time of such rows, the part inside the network's own
+forward call (CPU only; it says the same, less disturbed by others on the machine). ``rest ms``: what an
+image costs outside that call; ``prepare ms``: the part of it that is spent on pixels.
+
+On the CPU everything runs in one thread and a second is a second of its processor time, so that others
+on the machine count for nothing; on a GPU it is one of the clock. Weights are seeded numbers, made here:
+the speed of a network does not depend on them, and nothing is downloaded. ``peak MB`` on a GPU is the
+most that torch had allocated, weights included; on the CPU the process's peak so far.
 
 A measurement is not repeated once it has taken ``--seconds``, so the largest models run once.
 """
@@ -38,6 +39,7 @@ from torch import nn
 
 from rsembed.api import list_models
 from rsembed.core.embedding import RowStatus
+from rsembed.core.errors import RSEmbedError
 from rsembed.core.fetching import Grid
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.settings import Settings
@@ -56,8 +58,11 @@ WINDOW = TemporalSpec.year(2023).window
 TARGET = 0.9
 TARGET_BATCH = 32
 LON, LAT = 8.5, 47.4
+PASSES = 4
+"""Batches in a row on an accelerator, where pixels are prepared while it computes."""
 COLUMNS = (
-    "model", "device", "precision", "batch", "bare/s", "row/s", "of bare", "net share", "rest ms", "prepare ms", "peak MB"
+    "model", "device", "precision", "batch", "bare/s", "row/s", "of bare", "net share", "rest ms", "prepare ms",
+    "peak MB",
 )  # fmt: skip
 
 
@@ -186,16 +191,17 @@ def measure(plan: ModelPlan, batch: int, *, repeats: int, most_s: float) -> dict
     """Both speeds of ``plan`` at ``batch``."""
     device = torch.device(plan.device)
     plan = replace(plan, batch_size=batch)
+    count = batch * (1 if device.type == "cpu" else PASSES)
     rows = [row_of(plan, seed) for seed in range(min(batch, 8))]
-    rows = [rows[slot % len(rows)] for slot in range(batch)]
+    rows = [rows[slot % len(rows)] for slot in range(count)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     engine = InferenceEngine(threads=1, min_valid_fraction=0.5)
     plan.embedder.set_threads(1)
-    bare = bare_pass(plan, prepared_rows(plan, rows))  # runs once: what happens on first use is over
+    bare = bare_pass(plan, prepared_rows(plan, rows[:batch]))  # runs once: what happens on first use is over
 
     def end_to_end() -> None:
-        outcome = engine.run(plan, batch, rows.__getitem__)
+        outcome = engine.run(plan, count, rows.__getitem__)
         if any(record.status is not RowStatus.OK for record in outcome.records):
             raise SystemExit(f"{plan.label}: rows went wrong: {outcome.records[0]}")
 
@@ -203,7 +209,7 @@ def measure(plan: ModelPlan, batch: int, *, repeats: int, most_s: float) -> dict
     net: nn.Module = plan.embedder.net  # type: ignore[attr-defined]  # see with_seeded_net
     bare_s, row_s, prepare_s, outside_s, spent = [], [], [], [], 0.0
     while len(row_s) < repeats and (spent < most_s or not row_s):
-        bare_s.append(_seconds(clock, bare))
+        bare_s.append(_seconds(clock, bare) * count / batch)
         with inside(net, clock) as in_net:
             row_s.append(_seconds(clock, end_to_end))
         outside_s.append(row_s[-1] - sum(in_net))
@@ -216,12 +222,12 @@ def measure(plan: ModelPlan, batch: int, *, repeats: int, most_s: float) -> dict
         "device": plan.device,
         "precision": plan.embedder.config.precision,
         "batch": batch,
-        "bare/s": batch / best_bare,
-        "row/s": batch / best_row,
+        "bare/s": count / best_bare,
+        "row/s": count / best_row,
         "of bare": best_bare / best_row,
         "net share": 1 - outside / best_row if synchronous else None,
-        "rest ms": 1e3 * outside / batch if synchronous else None,
-        "prepare ms": 1e3 * min(prepare_s) / batch,
+        "rest ms": 1e3 * outside / count if synchronous else None,
+        "prepare ms": 1e3 * min(prepare_s) / count,
         "peak MB": _peak_mb(device),
         "repeats": len(row_s),
     }
@@ -266,7 +272,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="a measurement is not repeated beyond these")
     parser.add_argument("--quick", action="store_true", help="smallest variants, batches of 1 and 2, once")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    asked = parser.parse_args()
+    try:
+        run(parser.parse_args())
+    except RSEmbedError as exc:
+        raise SystemExit(f"error: {exc}") from exc
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Measure and print what was asked for."""
     torch.set_num_threads(1)
     batches = [1, 2] if asked.quick else [int(text) for text in asked.batches.split(",")]
     repeats = 1 if asked.quick else asked.repeats

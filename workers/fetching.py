@@ -135,7 +135,8 @@ class FetchService:
         self.inputs = InputStore(settings.need_inputs(), settings.scratch)
         self.runs = RunCache(ledger, Settings.from_environment(), settings.scratch)
         self.prefetch = PrefetchManager(workers=settings.fetch_threads)
-        self.throttles = _Throttles(settings.need_redis_url(), settings.lease_s)
+        # A short one: what it costs to be wrong about who holds permits is a few requests too many.
+        self.throttles = _Throttles(settings.need_redis_url(), settings.lease_s / 4)
 
     def work_once(self) -> WorkReport:
         """Claim a unit, fetch it, settle it; idle when the ledger has none for this worker."""

@@ -29,3 +29,15 @@ def test_throttle_when_quick_then_every_phase_was_served() -> None:
     phases = json.loads(done.stdout)
     assert [phase["quota"] for phase in phases] == [40, 10, 40]
     assert all(phase["share"] > 0 and 0 <= phase["refused"] < 1 for phase in phases)
+
+
+def test_inference_when_quick_then_both_speeds_of_every_batch_are_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.inference", "--quick", "--models", "mosaiks,terramind", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = json.loads(done.stdout)["runs"]
+    assert [(run["model"], run["batch"]) for run in found] == [
+        (model, batch) for model in ("mosaiks", "terramind") for batch in (1, 2)
+    ]
+    assert all(run["bare/s"] > 0 and run["row/s"] > 0 and run["peak MB"] > 0 for run in found)

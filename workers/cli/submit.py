@@ -64,8 +64,8 @@ fleet_options = together(
 
 @click.command(epilog=EPILOG)
 @click.argument("table", type=click.Path(exists=True))
-@click.option("--out", required=True, metavar="FOLDER|URL", help="Where the datasets go: a folder that all workers see, "
-              "or s3://, gs:// or az://bucket/prefix.")
+@click.option("--out", required=True, metavar="FOLDER|URL", help="Where the datasets go: a folder that all workers "
+              "see, or s3://, gs:// or az://bucket/prefix.")  # fmt: skip
 @row_options
 @imagery_options
 @recipe_options

@@ -12,10 +12,14 @@ from workers.ledger.transactions import Transactions, sql, transactional
 
 @dataclass(frozen=True)
 class Demand:
-    """A run that has units to admit. ``ahead``: admitted and not claimed; ``unit_bytes``: planned for its next one."""
+    """A run that has units to admit: ``waiting`` of them, each planned to be of ``unit_bytes``.
+
+    ``ahead``: units admitted and not claimed.
+    """
 
     run: int
     priority: int
+    waiting: int
     ahead: int
     reserved_bytes: int
     unit_bytes: int
@@ -33,7 +37,7 @@ def plan_admission(demands: Sequence[Demand], *, free_bytes: int, per_run_ahead:
     for priority in sorted({demand.priority for demand in demands}, reverse=True):
         level = [demand for demand in demands if demand.priority == priority]
         while True:
-            able = [d for d in level if d.ahead + given[d.run] < per_run_ahead and d.unit_bytes <= free]
+            able = [d for d in level if given[d.run] < _most(d, per_run_ahead) and d.unit_bytes <= free]
             if not able:
                 break
             least = min(able, key=lambda d: (d.reserved_bytes + given[d.run] * d.unit_bytes, given[d.run], d.run))
@@ -42,21 +46,27 @@ def plan_admission(demands: Sequence[Demand], *, free_bytes: int, per_run_ahead:
     return {run: count for run, count in given.items() if count}
 
 
+def _most(demand: Demand, per_run_ahead: int) -> int:
+    return min(demand.waiting, per_run_ahead - demand.ahead)
+
+
 _DEMANDS = """
-    SELECT r.id, r.priority, coalesce(a.n, 0) AS ahead, coalesce(b.held, 0) AS held, next.bytes
+    SELECT r.id, r.priority, next.n, coalesce(a.n, 0) AS ahead, coalesce(b.held, 0) AS held, next.bytes
     FROM runs r
     LEFT JOIN (SELECT run_id, count(*) AS n FROM fetch_units WHERE state = 'pending' AND admitted GROUP BY run_id) a
         ON a.run_id = r.id
     LEFT JOIN (SELECT run_id, sum(reserved_bytes) AS held FROM fetch_units WHERE reserved_bytes > 0 GROUP BY run_id) b
         ON b.run_id = r.id
     CROSS JOIN LATERAL (
-        SELECT u.open_rows * u.row_bytes AS bytes FROM fetch_units u
-        WHERE u.run_id = r.id AND u.state = 'pending' AND NOT u.admitted AND u.group_index IN (
-            SELECT m.group_index FROM run_models m
-            WHERE m.run_id = r.id AND (CAST(:served AS text[]) IS NULL OR m.model = ANY(:served)))
-        ORDER BY u.shard, u.group_index LIMIT 1
+        SELECT count(*) AS n, max(bytes) AS bytes FROM (
+            SELECT u.open_rows * u.row_bytes AS bytes FROM fetch_units u
+            WHERE u.run_id = r.id AND u.state = 'pending' AND NOT u.admitted AND u.group_index IN (
+                SELECT m.group_index FROM run_models m
+                WHERE m.run_id = r.id AND (CAST(:served AS text[]) IS NULL OR m.model = ANY(:served)))
+            ORDER BY u.shard, u.group_index LIMIT :ahead
+        ) u
     ) next
-    WHERE r.ended_at IS NULL AND r.state = 'running'
+    WHERE r.ended_at IS NULL AND r.state = 'running' AND next.n > 0
 """
 
 # By tuple, so that no estimate can make the planner compare every unit with every other.
@@ -89,8 +99,10 @@ class Admission(Transactions):
         held = tx.execute(sql("SELECT coalesce(sum(reserved_bytes), 0) FROM fetch_units WHERE reserved_bytes > 0"))
         free = budget_bytes - int(held.scalar_one())
         demands = [
-            Demand(run, priority, ahead, int(reserved), int(unit))
-            for run, priority, ahead, reserved, unit in tx.execute(sql(_DEMANDS), {"served": served})
+            Demand(run, priority, waiting, ahead, int(reserved), int(unit))
+            for run, priority, waiting, ahead, reserved, unit in tx.execute(
+                sql(_DEMANDS), {"served": served, "ahead": per_run_ahead}
+            )
         ]
         admitted = 0
         for run, count in plan_admission(demands, free_bytes=free, per_run_ahead=per_run_ahead).items():

@@ -15,6 +15,10 @@ from workers.ledger.transactions import Transactions, sql, transactional
 
 _UNION = "ARRAY(SELECT DISTINCT e FROM unnest(t.wanted || a.slots) e ORDER BY e)"
 
+_NEEDED = """EXISTS (
+            SELECT FROM infer_jobs j WHERE j.run_id = t.run_id AND j.shard = t.shard
+                AND j.group_index = t.group_index AND j.state IN ('waiting', 'ready', 'leased'))"""
+
 # The failures asked for, with the fetch group of each.
 _ASKED = """
     asked AS (
@@ -54,8 +58,8 @@ _REOPEN_UNITS = f"""
         open_rows = t.open_rows + a.n, done_rows = t.done_rows - a.done, failed_rows = t.failed_rows - a.failed,
         no_data_rows = t.no_data_rows - (a.n - a.done - a.failed),
         wanted = CASE WHEN t.state = 'done' THEN a.slots WHEN t.wanted IS NULL THEN NULL ELSE {_UNION} END,
-        admitted = t.admitted AND (t.state <> 'done' OR t.reserved_bytes > 0),
-        stored_bytes = CASE WHEN t.state = 'done' AND t.reserved_bytes = 0 THEN 0 ELSE t.stored_bytes END,
+        admitted = t.admitted AND (t.state <> 'done' OR {_NEEDED}),
+        stored_bytes = CASE WHEN t.state <> 'done' OR {_NEEDED} THEN t.stored_bytes ELSE 0 END,
         token = CASE t.state WHEN 'leased' THEN t.token END,
         losses = CASE t.state WHEN 'done' THEN 0 ELSE t.losses END,
         marks = CASE t.state WHEN 'done' THEN NULL ELSE t.marks END,

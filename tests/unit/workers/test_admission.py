@@ -6,7 +6,7 @@ from workers.ledger.admission import Demand, plan_admission
 
 
 def demand(run: int = 1, **changes: int) -> Demand:
-    return Demand(**({"run": run, "priority": 0, "ahead": 0, "reserved_bytes": 0, "unit_bytes": 10} | changes))
+    return Demand(**({"run": run, "priority": 0, "waiting": 99, "ahead": 0, "reserved_bytes": 0, "unit_bytes": 10} | changes))
 
 
 def test_admission_when_there_is_room_then_a_run_gets_what_it_may_have_ahead() -> None:
@@ -38,6 +38,11 @@ def test_admission_when_a_run_has_priority_then_the_others_get_what_it_leaves() 
 
 def test_admission_when_units_weigh_nothing_then_it_still_ends() -> None:
     assert plan_admission([demand(unit_bytes=0)], free_bytes=0, per_run_ahead=3) == {1: 3}
+
+
+def test_admission_when_few_units_wait_then_no_more_are_given_and_the_rest_is_for_others() -> None:
+    demands = [demand(1, waiting=1), demand(2)]
+    assert plan_admission(demands, free_bytes=60, per_run_ahead=10**9) == {1: 1, 2: 5}
 
 
 def test_admission_when_nobody_asks_then_nothing_is_given() -> None:
