@@ -28,7 +28,7 @@ from rsembed.core.specs import (
     TemporalSpec,
     Window,
 )  # fmt: skip
-from rsembed.embedders.describe import describe_card
+from rsembed.embedders.describe import describe_model_class
 from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
@@ -54,7 +54,7 @@ def list_models(include_aliases: bool = False) -> list[str]:
 
 def describe_model(model: str) -> dict[str, Any]:
     """What a model takes, gives and offers, as plain JSON; loads neither weights nor torch."""
-    return describe_card(REGISTRY.get(model).card)
+    return describe_model_class(REGISTRY.get(model))
 
 
 def reset_runtime() -> dict[str, int]:

@@ -8,7 +8,6 @@ from typing import Any
 from rsembed import api
 from rsembed.core.embedding import Embedding
 from rsembed.core.specs import Spatial, TemporalSpec
-from rsembed.embedders.describe import describe_card
 from rsembed.embedders.options import resolve_options
 from rsembed.embedders.registry import REGISTRY
 
@@ -27,9 +26,9 @@ class Model:
 
     def __init__(self, name: str, **settings: Any) -> None:
         self.name = REGISTRY.resolve(name)
-        self._card = REGISTRY.get(name).card
         self._settings = settings
-        resolve_options(self._card, {key: value for key, value in settings.items() if key not in _CALL_KEYWORDS})
+        options = {key: value for key, value in settings.items() if key not in _CALL_KEYWORDS}
+        resolve_options(REGISTRY.get(name).card, options)
 
     def get_embedding(self, spatial: Spatial, *, temporal: TemporalSpec | None = None, **more: Any) -> Embedding:
         """The embedding of one place; see :func:`rsembed.get_embedding`."""
@@ -43,7 +42,7 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """What the model takes, gives and offers."""
-        return describe_card(self._card)
+        return api.describe_model(self.name)
 
     @staticmethod
     def list_models(include_aliases: bool = False) -> list[str]:

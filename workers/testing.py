@@ -27,6 +27,7 @@ Command = tuple[str, ...]
 LONGEST_PAUSE_S = 4.0
 """Between two starts of a process that is killed on purpose; the supervisor's own half minute would be waited out."""
 _REDIS_DATABASES = 15
+"""Beside number 0; the last one is nobody's."""
 
 
 class Servers(Protocol):
@@ -98,7 +99,7 @@ class GivenServers:
         self._name = f"rsembed_test_{uuid.uuid4().hex}"
         self.database_url = urlsplit(database_url)._replace(path=f"/{self._name}").geturl()
         count = connect_redis(redis_url).incr("rsembed:test:fleets")
-        self.redis_url = _numbered(redis_url, 1 + int(str(count)) % _REDIS_DATABASES)
+        self.redis_url = _numbered(redis_url, 1 + int(str(count)) % (_REDIS_DATABASES - 1))
 
     def start(self) -> None:
         """See `Servers`."""
@@ -133,6 +134,11 @@ def _numbered(redis_url: str, number: int) -> str:
     if parts.scheme == "redis+socket":
         return parts._replace(query=f"virtual_host={number}").geturl()
     return parts._replace(path=f"/{number}").geturl()
+
+
+def nobody_s_broker(redis_url: str) -> str:
+    """A broker on the same Redis to which no ticket is ever sent."""
+    return _numbered(redis_url, _REDIS_DATABASES)
 
 
 def servers_for(home: Path) -> Servers:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from rsembed.cli.models import columns
 from rsembed.cli.options import (
     ImageryOptions,
     PlaceOptions,
@@ -24,6 +23,7 @@ from rsembed.cli.options import (
     temporal_of,
     window_options,
 )
+from rsembed.cli.page import columns
 from rsembed.inspection import inspect_model_input, inspect_provider_patch
 
 EPILOG = """\b

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import click
 
-from rsembed.cli.models import columns
+from rsembed.cli.page import columns
 from rsembed.cli.quantities import size
 from rsembed.core.card import ModelCard
 from rsembed.core.errors import ModelError, WeightsError

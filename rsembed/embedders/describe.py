@@ -5,19 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from rsembed.core.card import InputContract, ModelCard, Option, WeightsFile
-from rsembed.embedders.base import EmbedderConfig
+from rsembed.core.serialization import to_json
+from rsembed.embedders.base import EmbedderBase
+from rsembed.embedders.catalog import ALIASES
+from rsembed.embedders.options import make_config
 
 BACKENDS = {"onthefly": ["stac", "raster"], "precomputed": ["product"]}
 
 
-def describe_card(card: ModelCard, config: EmbedderConfig | None = None) -> dict[str, Any]:
-    """Everything ``card`` says, and ``config`` (the settings in force) if given.
+def describe_model_class(cls: type[EmbedderBase]) -> dict[str, Any]:
+    """What the card of ``cls`` says, and what follows from it for each recipe.
 
-    A new dictionary every time: the caller may change it.
+    ``fetch``: which imagery it takes for each modality. ``pooled``: what the pooled vector is, ``tokens`` or
+    ``vector`` as in the card.
     """
+    card = cls.card
+    fetch: dict[str, Any] = {}
+    pooled: dict[str, str] = {}
+    for recipe in card.steps:
+        made = {modality: cls(make_config(card, recipe=recipe, modality=modality)) for modality in card.inputs}
+        fetch[recipe] = {modality: to_json(embedder.fetch_recipe()) for modality, embedder in made.items()}
+        pooled[recipe] = "vector" if made[card.default_modality].own_vector else "tokens"
+    return {**describe_card(card), "fetch": fetch, "pooled": pooled}
+
+
+def describe_card(card: ModelCard) -> dict[str, Any]:
+    """Everything ``card`` says. A new dictionary every time: the caller may change it."""
     contract = card.inputs[card.default_modality]
-    described: dict[str, Any] = {
+    return {
         "id": card.id,
+        "aliases": sorted(alias for alias, name in ALIASES.items() if name == card.id),
         "type": card.kind,
         "title": card.title,
         "summary": card.summary,
@@ -57,12 +74,11 @@ def describe_card(card: ModelCard, config: EmbedderConfig | None = None) -> dict
             recipe: [{"text": step.text, "status": step.status} for step in steps]
             for recipe, steps in card.steps.items()
         },
+        "variant_option": card.variant_option if len(card.dims) > 1 else None,
+        "batch_size": dict(card.batch_size),
         "numerics_version": card.numerics_version,
         "notes": list(card.notes),
     }
-    if config is not None:
-        described["config"] = _config(card, config)
-    return described
 
 
 def _inputs(contract: InputContract) -> dict[str, Any]:
@@ -103,20 +119,9 @@ def _weights(file: WeightsFile, card: ModelCard) -> dict[str, Any]:
         "file": file.file,
         "revision": file.revision,
         "url": file.url,
+        "sha256": file.sha256,
+        "other_files": list(file.other_files),
         "size_bytes": file.size_bytes,
         "licence": card.licence.name,
         "commercial": card.licence.commercial,
-    }
-
-
-def _config(card: ModelCard, config: EmbedderConfig) -> dict[str, Any]:
-    return {
-        "options": dict(config.options),
-        "recipe": config.recipe,
-        "modality": config.modality or card.default_modality,
-        "output": config.output.mode,
-        "pooling": config.output.pooling,
-        "precision": config.precision,
-        "context": config.context,
-        "input_prep": config.input_prep.mode,
     }

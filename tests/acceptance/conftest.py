@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.acceptance.fleet_parts import Trial, surroundings
+from tests.acceptance.gate import Gate
+from tests.s3_server import CREDENTIALS
 from workers.testing import FleetUnderTest
 
 
 @pytest.fixture(scope="session")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A dispatcher, one IO worker and two that embed; each may be killed."""
+def gate(s3_endpoint: str) -> Iterator[Gate]:
+    """A door to a server of buckets, open; whoever shuts it opens it again."""
+    gate = Gate(s3_endpoint)
+    yield gate
+    gate.shut()
+
+
+@pytest.fixture(scope="session")
+def trial(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Trial]:
+    """A dispatcher with metrics, one IO worker and two that embed; each may be killed."""
     home = tmp_path_factory.mktemp("fleet")
-    fleet = FleetUnderTest(home, surroundings(home, RSEMBED_MEMORY_MB="900"), io=1, cpu=2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {"RSEMBED_MEMORY_MB": "900", "RSEMBED_METRICS_PORT": str(port), "AWS_ENDPOINT_URL": gate.url}
+    fleet = FleetUnderTest(home, surroundings(home, **environ, **CREDENTIALS), io=1, cpu=2)
     try:
         fleet.start()
         yield Trial(fleet)

@@ -142,6 +142,16 @@ class Trial:
             time.sleep(0.1)
         return state
 
+    def io_worker(self) -> tuple[int, str]:
+        """Process id and id of the one IO worker, once it is there."""
+
+        def alive() -> list[tuple[int, str]]:
+            pids = self.fleet.pids("io")
+            return [(each.info.pid, each.info.id) for each in self.ledger.workers() if each.info.pid in pids]
+
+        found: list[tuple[int, str]] = eventually(alive, "an IO worker")
+        return found[0]
+
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows of a statement on the ledger's tables."""
         connection = psycopg2.connect(self.environ["DATABASE_URL"])

@@ -25,12 +25,6 @@ def slow_job(folder: Path, lon: float, n_rows: int = 600) -> tuple[Job, Path, Pa
     return Job(write_places(folder / "places.parquet", n_rows, lon=lon), models, backend), requests, batches
 
 
-def io_worker(trial: Trial) -> str:
-    """Id of the one IO worker that is alive."""
-    pids = trial.fleet.pids("io")
-    return next(worker.info.id for worker in trial.ledger.workers() if worker.info.pid in pids)
-
-
 def test_run_when_paused_then_it_rests_within_seconds_and_goes_on_when_resumed(trial: Trial, tmp_path: Path) -> None:
     job, requests, batches = slow_job(tmp_path, 4.0)
     run = trial.start(job, tmp_path / "out")
@@ -66,7 +60,7 @@ def test_run_when_cancelled_then_it_ends_and_can_be_taken_up_again(trial: Trial,
 
 def test_worker_when_drained_then_it_takes_nothing_until_it_may_again(trial: Trial, tmp_path: Path) -> None:
     job, requests, _ = slow_job(tmp_path, 5.0, 40)
-    worker = io_worker(trial)
+    _, worker = trial.io_worker()
     trial.tell("drain", worker[:8])
     try:
         run = trial.start(job, tmp_path / "out")

@@ -25,8 +25,7 @@ LIVE_WORKERS = f"""
 """
 
 SERVES = """
-    (m.queue = ANY(w.queues) OR (cardinality(w.models) = 0 AND w.kind = 'gpu' AND m.queue LIKE 'gpu.%'))
-        AND (cardinality(w.models) = 0 OR m.model = ANY(w.models))
+    m.queue = ANY(w.queues) AND (cardinality(w.models) = 0 OR m.model = ANY(w.models))
         AND m.device_class IN ('', w.device_class)
 """
 """Whether worker ``w`` of ``live`` is one for model ``m`` of a run."""
@@ -110,7 +109,7 @@ class Blocking(Transactions):
             if state is not RunState.RUNNING:
                 continue
             example = tx.execute(
-                sql("SELECT message FROM failures WHERE run_id = :run AND error_class = :class LIMIT 1"),
+                sql("SELECT message FROM failures WHERE run_id = :run AND error_class = :class ORDER BY seq LIMIT 1"),
                 {"run": run_id, "class": error_class},
             ).scalar()
             reason = f"{failed} of the first {settled} fetches failed as {error_class}: {example}"

@@ -52,6 +52,7 @@ STD = (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0)
 NO_DATA = 0.0001  # what the authors' inference.py puts, after normalisation, where there is no data
 TRAINED_PX = 224
 
+_SQUARE = Step("mirrored at the bottom or right to a square", "inferred")
 _SIDE_INPUTS = (
     Step("date code: year and day of the year of each frame, float32, learned scale", "verified"),
     Step("place code: (latitude, longitude) of the row's centre in degrees, as the encoder documents it; the authors' "
@@ -83,14 +84,15 @@ CARD = ModelCard(
         "authors": (
             Step("Sentinel-2 surface reflectance as stand-in for the HLS product of the training", "inferred"),
             Step("(DN - mean) / std per band, no clipping; then invalid pixels 0.0001 (inference.py)", "documented"),
-            Step("other sizes: mirrored at the bottom or right to a square, bilinear to 224", "inferred"),
-            Step("frames: one per 28 days of the window, 1 to 4", "inferred"),
+            _SQUARE,
+            Step("bilinear to 224 without antialias", "inferred"),
+            Step("frames: one per 28 days of the window, 1 to 4; dates are the medians of the acquisitions", "inferred"),
             *_SIDE_INPUTS,
         ),
         "rs-embed": (
             Step("DN / 10000, clipped to 0..1, invalid pixels 0; no mean or std", "verified"),
             Step("frames that are bit-identical to an earlier one are dropped, with their dates", "documented"),
-            Step("mirrored at the bottom or right to a square", "inferred"),
+            _SQUARE,
             Step("bilinear to 224 without antialias", "verified"),
             Step("frames: one per 28 days of the window, 1 to 4; dates are the bins' mid-points", "verified"),
             *_SIDE_INPUTS,

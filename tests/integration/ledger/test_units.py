@@ -70,7 +70,7 @@ def test_claim_when_processes_claim_and_settle_then_every_row_has_one_outcome(le
     )
     children = [
         subprocess.Popen([sys.executable, "-c", program, ledger_url], stdout=subprocess.PIPE, cwd=ROOT, text=True)
-        for _ in range(3)
+        for _ in range(2)
     ]
     done = [int(child.communicate(timeout=120)[0]) for child in children]
     assert fetch_all(ledger) == 0

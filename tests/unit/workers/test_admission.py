@@ -6,7 +6,8 @@ from workers.ledger.admission import Demand, plan_admission
 
 
 def demand(run: int = 1, **changes: int) -> Demand:
-    return Demand(**({"run": run, "priority": 0, "waiting": 99, "ahead": 0, "reserved_bytes": 0, "unit_bytes": 10} | changes))
+    fields = {"run": run, "priority": 0, "waiting": 99, "ahead": 0, "reserved_bytes": 0, "unit_bytes": 10}
+    return Demand(**(fields | changes))
 
 
 def test_admission_when_there_is_room_then_a_run_gets_what_it_may_have_ahead() -> None:
