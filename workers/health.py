@@ -74,13 +74,16 @@ class Examination:
 
     def findings(self, only: Sequence[str] = ()) -> Iterator[Finding]:
         """Everything, or what is named in ``only``."""
+        seen: set[str] = set()
         for name, check in self._checks.items():
             if only and name not in only:
                 continue
             try:
                 yield from check()
             except (RSEmbedError, *broker.ERRORS) as exc:
-                yield Finding(name, "failed", str(exc))
+                # A ledger that is away fails most checks; its reason is read once.
+                yield Finding(name, "failed", "see above" if str(exc) in seen else str(exc))
+                seen.add(str(exc))
 
     def close(self) -> None:
         """Release the ledger."""
@@ -127,7 +130,8 @@ class Examination:
         for run in lost:
             yield Finding("outputs", "failed", f"run {run.id}: {run.output} has no {RUN_FILE}; is it mounted here?")
         if not lost:
-            yield Finding("outputs", "ok", f"{len(runs)} active runs, all can be read here")
+            told = f"of {len(runs)} active, all can be read here" if runs else "no run is active"
+            yield Finding("outputs", "ok", told)
 
     def _weights(self) -> Iterator[Finding]:
         offline = replace(self._library, offline=True)
@@ -144,7 +148,8 @@ class Examination:
             # Only a machine that embeds needs them, and it fetches what it can.
             yield Finding("weights", "warning", f"{model_id}: {reason}")
         if not missing:
-            yield Finding("weights", "ok", f"{found} files that active runs need are on this machine")
+            told = f"all that active runs need are on this machine ({found})" if found else "none needed now"
+            yield Finding("weights", "ok", told)
 
     # Workers
 
@@ -164,6 +169,10 @@ class Examination:
             if worker.state == "draining":
                 yield Finding("workers", "warning", f"{_name(worker)} is draining")
         if self._host is None:
+            drained = self.ledger.drained()
+            if drained:
+                names = "every queue" if "*" in drained else ", ".join(drained)
+                yield Finding("workers", "warning", f"{names}: drained, nobody takes work there")
             for run in runs:
                 unserved = self.ledger.status(run.id).unserved
                 if unserved:

@@ -140,7 +140,12 @@ class FleetSettings:
 
     def need_database_url(self) -> str:
         """The ledger's URL; SpecError where none is set."""
-        return _needed(self.database_url, "database", f"set DATABASE_URL=postgresql://user:password@host/name, {_UP}")
+        return _needed(
+            self.database_url,
+            "database",
+            f"DATABASE_URL is not set, and no `rsembed fleet up` runs with its state in {self.home}. Start one, or "
+            "set DATABASE_URL=postgresql://user:password@host/name",
+        )
 
     def need_direct_database_url(self) -> str:
         """The ledger's URL past any pooler; SpecError where neither it nor ``DATABASE_URL`` is set."""

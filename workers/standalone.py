@@ -209,7 +209,7 @@ def run_up(options: UpOptions, settings: FleetSettings | None = None, *, say: Sa
                 say(fleet.describe())
             while not asked.wait(TEND_S):
                 fleet.tend()
-            say("Stopping; once more to leave work in hand behind")
+            say("Stopping: workers give back what they have in hand. Ctrl-C once more does not wait for them")
         except RSEmbedError as exc:
             say(f"error: {exc}")
             return EXIT_REFUSED

@@ -73,7 +73,7 @@ class Child:
             self._next_start = now + self._pause_s
             said = f"{self.spec.name} ended ({describe_exit(code)}), again in {self._pause_s:.0f} s: {self.spec.log}"
             said += "".join(f"\n    {line}" for line in log_tail(self.spec.log, 2).splitlines())
-            logger.warning("child_ended", extra={"child": self.spec.name, "code": code, "pause_s": self._pause_s})
+            logger.info("child_ended", extra={"child": self.spec.name, "code": code, "pause_s": self._pause_s})
             self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
         if self._clock() >= self._next_start:
             self._process = self._spawn()

@@ -133,8 +133,11 @@ def _item_head(mark: str, word: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """``text`` with what Markdown would take for its own signs made plain; code between backticks stays."""
+    """``text`` with what Markdown would take for its own signs made plain; code between backticks stays.
+
+    An underscore inside a word is none of them, and a URL must keep its own.
+    """
     pieces = text.split("`")
     for i in range(0, len(pieces), 2):
-        pieces[i] = pieces[i].replace("*", r"\*").replace("_", r"\_").replace("<", r"\<")
+        pieces[i] = pieces[i].replace("*", r"\*").replace("<", r"\<")
     return "`".join(pieces)

@@ -48,8 +48,8 @@ def _group_line(group: GroupEstimate) -> str:
     height, width = group.side_px
     frames = f"{group.frames_max} x " if group.frames_max > 1 else ""
     return (
-        f"fetch {group.index + 1}   {group.collection}, {len(group.bands)} bands, {frames}{height} x {width} px at "
-        f"{group.scale_m:g} m, for {', '.join(group.models)}"
+        f"fetch {group.index + 1}   {group.collection}, {count(len(group.bands), 'band')}, "
+        f"{frames}{height} x {width} px at {group.scale_m:g} m, for {', '.join(group.models)}"
     )
 
 

@@ -6,12 +6,7 @@ cache, our download cache, and last the network (never with ``RSEMBED_OFFLINE``)
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +16,10 @@ from rsembed.core.card import ModelCard, WeightsFile
 from rsembed.core.errors import WeightsError, WeightsUnreachableError
 from rsembed.core.settings import Settings
 from rsembed.embedders.checksums import checksum
+from rsembed.embedders.downloads import fetch_once
 
 logger = logging.getLogger(__name__)
 Origin = Literal["folder", "hub_cache", "hub", "url_cache", "url"]
-_CHUNK = 1 << 20
-_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,10 @@ def resolve_weights(
 
 
 def pull(card: ModelCard, variant: str, settings: Settings) -> WeightsHandle | None:
-    """Make sure the checkpoint is on this machine; None for a model without weights."""
+    """Make sure the checkpoint is on this machine; None for a model without weights.
+
+    Any number of processes may ask at once: one fetches, the others wait for it.
+    """
     return resolve_weights(card, variant, settings)
 
 
@@ -227,43 +224,11 @@ def _checked_url_file(path: Path, spec: WeightsFile, settings: Settings, origin:
 
 
 def _download(model: str, spec: WeightsFile, settings: Settings) -> WeightsHandle:
-    """Fetch a URL into the download cache: temporary file, checksum, then one atomic rename."""
     assert spec.url is not None
-    if not spec.url.startswith(("https://", "http://")):
-        raise WeightsError(f"{spec.url!r} is no http(s) address")
     target = _url_path(model, spec, settings)
-    digest = hashlib.sha256()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".part-", delete=False) as part:
-            temporary = Path(part.name)
-            try:
-                with urllib.request.urlopen(spec.url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http(s) only, see above
-                    if answer.headers.get_content_type() == "text/html":
-                        # A file host's page about a quota or a warning, with status 200.
-                        raise WeightsError(_missing(model, spec, settings, "the server sent a web page instead"))
-                    expected = answer.headers.get("Content-Length")
-                    while chunk := answer.read(_CHUNK):
-                        digest.update(chunk)
-                        part.write(chunk)
-                part.flush()
-                os.fsync(part.fileno())
-                _require_whole(spec, temporary.stat().st_size, expected, digest.hexdigest())
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except urllib.error.HTTPError as exc:
-        exc.close()  # it holds the connection
-        kind = WeightsUnreachableError if exc.code >= 500 or exc.code == 429 else WeightsError
-        raise kind(_missing(model, spec, settings, f"the server says {exc.code} {exc.reason}")) from exc
-    except OSError as exc:
-        raise WeightsUnreachableError(_missing(model, spec, settings, f"the download broke off: {exc}")) from exc
-    logger.info("weights_downloaded", extra={"model": model, "file": spec.file, "url": spec.url})
+    fetched = fetch_once(
+        spec.url, target, sha256=spec.sha256, explain=lambda reason: _missing(model, spec, settings, reason)
+    )
+    if fetched:
+        logger.info("weights_downloaded", extra={"model": model, "file": spec.file, "url": spec.url})
     return _checked_url_file(target, spec, settings, "url")
-
-
-def _require_whole(spec: WeightsFile, size: int, expected: str | None, digest: str) -> None:
-    if expected is not None and size != int(expected):
-        raise WeightsUnreachableError(f"the download of {spec.url} ended after {size} of {expected} bytes; pull again")
-    if spec.sha256 is not None and digest != spec.sha256:
-        raise WeightsError(f"{spec.url} gave another file: sha256 {digest}, expected {spec.sha256}; it was not kept")

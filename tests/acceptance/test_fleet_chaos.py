@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ CHAOS = "--rows 1000 --kills 10 --lease 2 --every 1.5 --shard-size 64 --deadline
 @pytest.mark.timeout(900)
 def test_fleet_when_everything_is_killed_then_its_bytes_are_those_of_a_calm_export() -> None:
     command = [sys.executable, "benchmarks/chaos.py", *CHAOS.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["problems"] == []

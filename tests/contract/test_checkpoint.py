@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,29 @@ from rsembed.pipelines.checkpoint import CheckpointManager, FailureRecord, FileC
 Open = Callable[[], CheckpointManager]
 
 
-@pytest.fixture(params=["file"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+@pytest.fixture(params=["file", "ledger"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the same run's checkpoint, as each new process does."""
-    return {"file": lambda: FileCheckpoint(tmp_path / "state" / "journal.jsonl")}[request.param]
+    if request.param == "file":
+        yield lambda: FileCheckpoint(tmp_path / "state" / "journal.jsonl")
+    else:
+        yield from ledger_checkpoints(request.getfixturevalue("database_url"))
+
+
+def ledger_checkpoints(url: str) -> Iterator[Open]:
+    """Checkpoints of one run of three shards."""
+    from tests.ledger_parts import load
+    from workers.ledger.checkpoint import LedgerCheckpoint
+    from workers.ledger.db import upgrade
+    from workers.ledger.records import ModelEntry
+    from workers.ledger.repository import Ledger
+
+    upgrade(url)
+    ledger = Ledger(url, direct=True)
+    run = load(ledger, 768, shard_size=256, models=(ModelEntry(0, "null", "null", 0, "gpu.null"),))
+    yield lambda: LedgerCheckpoint(ledger, run.id)
+    ledger.drop(run.id, "tester")
+    ledger.close()
 
 
 def record(index: int = 0, **changes: object) -> PartRecord:
@@ -47,13 +66,16 @@ def test_checkpoint_when_opened_again_then_every_field_of_every_record_is_there_
     second.close()
 
 
-def test_checkpoint_when_a_file_is_committed_again_then_the_later_record_comes_later(opened: Open) -> None:
+def test_checkpoint_when_a_file_is_committed_again_then_the_later_record_is_the_last(opened: Open) -> None:
     first = opened()
     first.commit(record(0, bytes=1))
+    first.commit(record(1))
     first.close()
     second = opened()
     second.commit(record(0, bytes=2))
-    assert [each.bytes for each in second.records()] == [1, 2]
+    found = second.records()
+    assert found[-1] == record(0, bytes=2)
+    assert {each.index for each in found} == {0, 1}
     second.close()
 
 

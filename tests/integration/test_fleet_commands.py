@@ -100,7 +100,7 @@ def test_submit_when_people_read_it_then_plan_and_next_step_are_told(fleet: Flee
     out = ("--out", str(fleet.folder / "out"), "--backend", "null")
     said = fleet("submit", str(fleet.table), "--model", "null", *out).stdout
     assert "fetch 1   TEST/NULL" in said
-    assert "submitted: 12 rows, 1 model, 1 shard each" in said
+    assert "submitted: 12 rows, 1 model, 1 shard, to " in said
     assert "follow it: rsembed fleet watch" in said
 
 
@@ -123,7 +123,7 @@ def test_failures_when_a_run_has_some_then_they_are_listed_by_class(fleet: Fleet
     rows = fleet.json("failures", run, "--error-class", "provider", "--limit", "3")
     assert len(rows) == 3
     assert rows[0]["failure"]["message"].startswith("no luck with")
-    assert "Error: x" in fleet("failures", run, "--traceback").stdout
+    assert "Trace\n  here\nno luck with 1\n" in fleet("failures", run, "--traceback").stdout
     assert "no row failed with class crash" in fleet("failures", run, "--error-class", "crash").stdout
 
 
@@ -205,6 +205,19 @@ def test_drain_when_a_queue_is_named_then_it_needs_no_worker(fleet: Fleet) -> No
     assert "nope" in fleet("drain", "nope", code=2).stderr
 
 
+def test_drain_when_a_queue_is_drained_then_workers_and_status_say_so(fleet: Fleet) -> None:
+    run = str(fleet.submit()["run"])
+    worker(fleet.ledger, queues=("gpu.null", "io"))
+    fleet("drain", "io")
+    told = "drained: nobody takes work there until `rsembed fleet drain io --off`"
+    assert f"waiting   io {told}" in fleet("status", run).stdout
+    said = fleet("workers").stdout
+    assert "queues: gpu.null, io" in said
+    assert "io is drained" in said
+    fleet("drain", "io", "--off")
+    assert "drained" not in fleet("status", run).stdout
+
+
 def test_drop_when_the_run_is_active_then_refused_and_when_it_ended_then_output_stays(fleet: Fleet) -> None:
     run = str(fleet.submit()["run"])
     assert "cancel it before" in fleet("drop", run, "--yes", code=2).stderr
@@ -222,6 +235,10 @@ def test_drop_when_the_run_is_active_then_refused_and_when_it_ended_then_output_
 def test_db_when_upgraded_twice_then_the_second_time_changes_nothing(fleet: Fleet) -> None:
     assert fleet.json("db", "upgrade")["changed"] is False
     assert "this version already" in fleet("db", "upgrade").stdout
+
+
+def test_db_check_when_the_run_is_unknown_then_refused_in_words(fleet: Fleet) -> None:
+    assert "there is no run 99" in fleet("db", "check", "99", code=2).stderr
 
 
 def test_db_check_when_the_ledger_agrees_then_0_and_when_it_does_not_then_1(fleet: Fleet) -> None:

@@ -20,7 +20,7 @@ def db() -> None:
     """Make the ledger's tables, check what is in them, refill them from an output."""
 
 
-@db.command()
+@db.command(short_help="Bring the tables to this version.")
 @json_option
 def upgrade(as_json: bool) -> None:
     """Bring the tables to this version; does nothing when they are. Safe to run from several places at once.
@@ -38,13 +38,15 @@ def upgrade(as_json: bool) -> None:
         click.echo(f"the tables are now those of this version ({head()}; before: {before or 'none'})")
 
 
-@db.command()
+@db.command(short_help="Check that the ledger agrees with itself.")
 @click.argument("run_id", metavar="[RUN]", type=int, required=False)
 @json_option
 @click.pass_context
 def check(ctx: click.Context, run_id: int | None, as_json: bool) -> None:
     """Check that the ledger agrees with itself: for RUN, or for every run. Exit code 1 when it does not."""
     with open_ledger(check=True) as ledger:
+        if run_id is not None:
+            ledger.run(run_id)  # an unknown one is refused
         found = ledger.check(run_id)
     if as_json:
         print_json({"violations": found})
@@ -55,6 +57,7 @@ def check(ctx: click.Context, run_id: int | None, as_json: bool) -> None:
 
 
 @db.command(
+    short_help="Take over what stands in a run's output.",
     epilog="""\b
 After the database was lost:
   rsembed fleet db upgrade

@@ -47,6 +47,7 @@ def demo(ctx: click.Context, out: Path, points: int) -> None:
         code = _command(home, ["submit", *export_arguments(table, catalog, result), "--watch"])
         click.echo("\n4. What the ledger knows of it:\n")
         _command(home, ["runs"])
+        click.echo("")
         _command(home, ["workers"])
     finally:
         stopped.set()
@@ -58,7 +59,8 @@ def demo(ctx: click.Context, out: Path, points: int) -> None:
         show_result(5, out, catalog, result)
     click.echo(
         f"\nThe demo took {time.monotonic() - began:.0f} s. Run it again: what is done is not done twice.\n"
-        "For your own places: `rsembed fleet up` in one terminal, `rsembed fleet submit` in another."
+        "For your own places: `rsembed fleet up` in one terminal, `rsembed fleet submit` in another.\n"
+        f"This fleet again: RSEMBED_HOME={shlex.quote(str(out / 'fleet'))} rsembed fleet up"
     )
     ctx.exit(code)
 

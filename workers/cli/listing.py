@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -19,6 +20,8 @@ from workers.ledger.records import FailedRow, WorkerRecord
 
 SHORT_ID = 8
 """Digits of a worker's id that are shown, and enough to name it."""
+_SILENT_S = 20.0
+"""Without a heartbeat for so long, a worker is shown as silent: dead, or cut off from the ledger."""
 
 
 @click.command()
@@ -57,20 +60,22 @@ def workers(everyone: bool, as_json: bool) -> None:
     """List worker processes: what they serve, when they were last heard of, what they hold."""
     with open_ledger() as ledger:
         found = ledger.workers(live_only=not everyone)
+        drained = ledger.drained()
     if as_json:
         print_json([worker_json(worker) for worker in found])
         return
     if not found:
         click.echo("no live workers; start some: rsembed fleet worker io|gpu|cpu, or rsembed fleet up")
+        _tell_queues((), drained)
         return
     rows = [
         (
             worker.info.id[:SHORT_ID],
             worker.info.kind,
             f"{worker.info.host}:{worker.info.pid}",
-            worker.state,
-            worker.info.device,
-            ",".join(worker.info.models) or "all",
+            "silent" if worker.state == "running" and worker.heartbeat_age_s > _SILENT_S else worker.state,
+            worker.info.device if worker.info.kind in ("gpu", "cpu") else None,
+            (",".join(worker.info.models) or "all") if worker.info.kind in ("gpu", "cpu") else None,
             worker.leased,
             duration(worker.heartbeat_age_s),
             None if worker.claim_age_s is None else duration(worker.claim_age_s),
@@ -85,6 +90,16 @@ def workers(everyone: bool, as_json: bool) -> None:
     for worker in found:
         for model, reason in sorted(worker.degraded.items()):
             click.echo(f"{worker.info.id[:SHORT_ID]} cannot serve {model}: {reason}")
+    _tell_queues([queue for worker in found for queue in worker.info.queues], drained)
+
+
+def _tell_queues(served: Sequence[str], drained: Sequence[str]) -> None:
+    """The queues that somebody listens on, and those that are drained."""
+    if served:
+        click.echo(f"queues: {', '.join(sorted(set(served)))}")
+    for queue in drained:
+        name, option = ("every queue", "--all") if queue == "*" else (queue, queue)
+        click.echo(f"{name} is drained: nobody takes work there until `rsembed fleet drain {option} --off`")
 
 
 def worker_json(worker: WorkerRecord) -> Any:
@@ -116,7 +131,9 @@ def failures(run_id: int, error_class: str | None, limit: int, traceback: bool, 
     print_table(("row", *left), rows, left=left)
     for row in found if traceback else ():
         if row.failure.traceback:
-            click.echo(f"\nrow {row.row} ({row.id}), {row.label}:\n{row.failure.traceback.rstrip()}")
+            # Rows that failed at the same place share a traceback; its last line may be another row's.
+            frames = row.failure.traceback.rstrip().rpartition("\n")[0]
+            click.echo(f"\nrow {row.row} ({row.id}), {row.label}:\n{frames}\n{row.failure.message}")
 
 
 def _failure_json(row: FailedRow) -> Any:

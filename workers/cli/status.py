@@ -15,8 +15,9 @@ from workers.ledger.records import RunRecord, RunState, RunStatus
 
 EPILOG = """\b
 done, no_data, low_q(uality), failed and open are rows; ready and leased are units of work (shards of rows); oldest is
-how long the first ready unit has waited; rows/s are over the last 1, 5 and 60 minutes.
+how long the first ready unit has waited; rows/s are over the last 1, 5 and 60 minutes; left is a guess from them.
 
+\b
 Examples:
   rsembed fleet status 12
   rsembed fleet status 12 --json | jq '.stages[] | {stage, label, open, eta_s}'
@@ -64,13 +65,15 @@ def status_lines(found: RunStatus) -> list[str]:
     limit = "" if run.max_requests is None else f" of at most {run.max_requests:,}"
     lines = [
         f"run {run.id}  {_state_and_hint(run)}",
-        f"work      {count(run.n_rows, 'row')}, {count(len(run.models), 'model')}, {count(run.n_shards, 'shard')} each",
+        f"work      {work_text(run)}",
         f"output    {run.output}",
         f"since     {_time(run.created_at)}" + (f", ended {_time(run.ended_at)}" if run.ended_at else ""),
         f"requests  {found.requests:,}{limit}",
     ]
-    if run.priority or run.generation:
-        lines.append(f"priority  {run.priority}, retried {count(run.generation, 'time')}")
+    if run.priority:
+        lines.append(f"priority  {run.priority}")
+    if run.generation:
+        lines.append(f"retried   {count(run.generation, 'time')}")
     lines += ["", *_stage_lines(found), ""]
     if found.failures:
         classes = ", ".join(f"{number:,} {name}" for name, number in sorted(found.failures.items()))
@@ -80,20 +83,43 @@ def status_lines(found: RunStatus) -> list[str]:
             f"losses    {count(found.losses, 'lease')} gone without an outcome, {found.expiries:,} of them ran out; "
             f"{count(found.suspects, 'suspect unit')}"
         )
-    if found.unserved and run.state in (RunState.RUNNING, RunState.PAUSED, RunState.BLOCKED):
+    lines += [f"waiting   {line}" for line in waiting_lines(found)]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def waiting_lines(found: RunStatus) -> list[str]:
+    """What a run waits for that only somebody outside can give."""
+    run, lines = found.run, []
+    if run.state not in (RunState.RUNNING, RunState.PAUSED, RunState.BLOCKED):
+        return []
+    if found.drained:
+        every = "*" in found.drained
+        queues = "every queue" if every else ", ".join(found.drained)
+        off = "--all" if every else found.drained[0]
+        lines.append(f"{queues} drained: nobody takes work there until `rsembed fleet drain {off} --off`")
+    if found.unserved:
         needed = sorted({model.model for model in run.models if model.label in found.unserved})
         devices = {model.device_class for model in run.models if model.label in found.unserved}
         kind = "gpu" if "cuda" in devices else "cpu"
         lines.append(
-            f"waiting   nobody serves {', '.join(found.unserved)}; start a worker: "
+            f"nobody serves {', '.join(found.unserved)}; start a worker: "
             f"rsembed fleet worker {kind} --models {','.join(needed)}"
         )
-    return lines[:-1] if lines[-1] == "" else lines
+    return lines
+
+
+def work_text(run: RunRecord) -> str:
+    """How much a run is."""
+    each = " each" if len(run.models) > 1 else ""
+    return f"{count(run.n_rows, 'row')}, {count(len(run.models), 'model')}, {count(run.n_shards, 'shard')}{each}"
 
 
 def _stage_lines(found: RunStatus) -> list[str]:
-    heads = ("stage", "label", "done", "no_data", "low_q", "failed", "open", "ready", "leased", "oldest", "rows/s",
-             "5 min", "60 min", "left")  # fmt: skip
+    heads = ["stage", "label", "done", "no_data", "low_q", "failed", "open", "ready", "leased", "oldest", "rows/s",
+             "5 min", "60 min", "left"]  # fmt: skip
+    if found.run.ended_at is not None:
+        del heads[7:]  # what is ready, and how fast it goes, is over
+    runs = found.run.state is RunState.RUNNING
     rows = [
         (
             stage.stage,
@@ -109,8 +135,8 @@ def _stage_lines(found: RunStatus) -> list[str]:
             f"{stage.rate_1m:,.1f}",
             f"{stage.rate_5m:,.1f}",
             f"{stage.rate_60m:,.1f}",
-            duration(stage.eta_s) if stage.eta_s is not None and stage.open else None,
-        )
+            duration(stage.eta_s) if runs and stage.eta_s is not None and stage.open else None,
+        )[: len(heads)]
         for stage in found.stages
     ]
     return table_lines(heads, rows, left=("stage", "label"))

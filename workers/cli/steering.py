@@ -69,13 +69,15 @@ def retry(run_id: int, error_classes: tuple[str, ...], as_json: bool) -> None:
     """Do the failed rows of RUN again, and no others; a run that is done goes back to running."""
     with open_ledger() as ledger:
         rows = ledger.retry(run_id, list(error_classes) or None, operator())
+        there = {} if rows else ledger.status(run_id).failures
     if as_json:
         print_json({"run": run_id, "rows": rows})
     elif rows:
         click.echo(f"run {run_id}: {count(rows, 'row')} will be done again; follow it: rsembed fleet watch {run_id}")
     else:
         which = f" of class {', '.join(error_classes)}" if error_classes else ""
-        click.echo(f"run {run_id}: no failed row{which}, nothing was changed")
+        others = f" (there are {', '.join(f'{n:,} {name}' for name, n in sorted(there.items()))})" if there else ""
+        click.echo(f"run {run_id}: no failed row{which}{others}, nothing was changed")
 
 
 @click.command(

@@ -27,6 +27,7 @@ from rsembed.pipelines.rows.formats import open_table
 from rsembed.plugins import load_plugins
 from workers.cli.connection import open_ledger, operator, print_json
 from workers.cli.group import explained
+from workers.cli.status import work_text
 from workers.cli.watch import watch_run
 from workers.ledger.records import RunRecord, RunState
 from workers.ledger.repository import Ledger
@@ -40,7 +41,7 @@ Examples:
     rsembed fleet submit places.csv --model MODEL --year 2022 --out out --dry-run
   Two models that share a fetch, into a bucket, on GPUs; wait for the end:
     rsembed fleet submit places.parquet --model MODEL_A --model MODEL_B --out s3://bucket/run --device cuda --watch
-  Ahead of the others, and never more than a million provider requests:
+  Ahead of the others, and pausing itself after a million provider requests:
     rsembed fleet submit places.parquet --model MODEL --out out --priority 10 --max-requests 1000000
 
 The same command again finds its run and changes nothing; --new does an ended one again. Files given by path have to
@@ -52,7 +53,7 @@ fleet_options = together(
                  "[default: RSEMBED_DEVICE, else cpu]."),
     click.option("--priority", type=int, help="Higher goes first [default: 0]. Given again, it changes the run's."),
     click.option("--max-requests", type=click.IntRange(min=1), help="Provider requests after which the run pauses "
-                 "itself. Given again, it changes the run's."),
+                 "itself, once what is under way is done. Given again, it changes the run's."),
     click.option("--new", is_flag=True, help="Forget an ended run of this request and output, and do it again."),
     click.option("--paused", is_flag=True, help="Let it wait for `rsembed fleet resume`."),
     click.option("--watch", is_flag=True, help="Follow the run to its end."),
@@ -150,23 +151,27 @@ class _Call:
                 ),
                 on_planned=(lambda _: None) if silent else _tell_plan,
             )
-            self._adjust(ledger, found)
+            changes = self._adjust(ledger, found)
             if given["as_json"]:
                 print_json(submission_json(found))
             else:
-                for line in submission_lines(found, watched=given["watch"]):
+                for line in (*submission_lines(found, watched=given["watch"]), *changes):
                     click.echo(line)
             return watch_run(ledger, found.run.id, quiet=silent) if given["watch"] else 0
 
-    def _adjust(self, ledger: Ledger, found: Submission) -> None:
-        """What the options change beside the request: of a new run, and of one that is there already."""
-        run, priority, most = found.run, self._given["priority"], self._given["max_requests"]
+    def _adjust(self, ledger: Ledger, found: Submission) -> list[str]:
+        """What the options change beside the request: of a new run, and of one that is there already; in words."""
+        run, priority, most, said = found.run, self._given["priority"], self._given["max_requests"], []
         if found.created and self._given["paused"]:
             ledger.pause(run.id, "submitted paused", operator())
+            said.append(f"it is paused; `rsembed fleet resume {run.id}` lets it go")
         if not found.created and priority is not None and priority != run.priority:
             ledger.set_priority(run.id, priority, operator())
+            said.append(f"its priority is now {priority} (it was {run.priority})")
         if not found.created and most is not None and most != run.max_requests:
             ledger.set_max_requests(run.id, most, operator())
+            said.append(f"it may now make {most:,} requests")
+        return said
 
 
 def _tell_plan(good: Planned) -> None:
@@ -194,8 +199,7 @@ def submission_lines(found: Submission, *, watched: bool) -> list[str]:
     run = found.run
     if not found.created:
         return [f"run {run.id} is this request and output already: it is {_state_line(run)}"]
-    work = f"{count(run.n_rows, 'row')}, {count(len(run.models), 'model')}, {count(run.n_shards, 'shard')} each"
-    lines = [f"run {run.id} submitted: {work}, to {run.output}"]
+    lines = [f"run {run.id} submitted: {work_text(run)}, to {run.output}"]
     if found.skipped_rows:
         lines.append(f"left out: {count(found.skipped_rows, 'bad row')}, listed in skipped.parquet there")
     return lines if watched else [*lines, f"follow it: rsembed fleet watch {run.id}"]

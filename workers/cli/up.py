@@ -6,6 +6,7 @@ import click
 
 from rsembed.cli.log_lines import set_up_logging
 from rsembed.cli.options import names
+from rsembed.embedders.registry import REGISTRY
 from workers.crew import UpOptions
 from workers.settings import FleetSettings
 from workers.standalone import run_up
@@ -33,5 +34,6 @@ again, it goes on where it was."""
 def up(ctx: click.Context, io: int, gpu: int | None, cpu: bool, models: str | None, flower: bool) -> None:
     """Run Postgres, Redis, dispatcher, workers and Flower on this machine, until Ctrl-C."""
     set_up_logging(ctx.find_root().params.get("verbose", 0))
-    options = UpOptions(io=io, gpu=gpu, cpu=cpu, flower=flower, models=names(models) or ())
+    served = tuple(REGISTRY.resolve(name) for name in names(models) or ())  # an unknown one is refused here, once
+    options = UpOptions(io=io, gpu=gpu, cpu=cpu, flower=flower, models=served)
     ctx.exit(run_up(options, FleetSettings.from_environment(), say=click.echo))

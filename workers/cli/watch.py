@@ -16,6 +16,7 @@ from rsembed.cli.main import EXIT_ROWS_FAILED, EXIT_STOPPED
 from rsembed.cli.run_report import open_lines
 from rsembed.progress_bars import duration
 from workers.cli.connection import open_ledger, run_argument
+from workers.cli.status import waiting_lines
 from workers.ledger.errors import LedgerUnavailableError
 from workers.ledger.records import RunState, RunStatus, StageStatus
 
@@ -23,6 +24,8 @@ ENDS = {RunState.DONE: 0, RunState.DONE_WITH_FAILURES: EXIT_ROWS_FAILED, RunStat
 """State -> exit code of whoever watched a run come to it."""
 _LINE_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
+_LOOKS_BEFORE_WAITING = 5
+"""A worker that is just starting is not worth a line."""
 
 
 @click.command()
@@ -71,6 +74,8 @@ def watch_run(
     """Show run ``run_id`` until it ends; the exit code. A ledger that is away is waited for."""
     view = view or _view(quiet)
     state: tuple[RunState, str | None] | None = None
+    waits: list[str] = []
+    looks = 0
     try:
         with contextlib.closing(view):
             for status in _looks(ledger, run_id, view, look_every_s):
@@ -78,6 +83,12 @@ def watch_run(
                 if (run.state, run.reason) != state:
                     _tell_state(view, status)
                     state = (run.state, run.reason)
+                now = waiting_lines(status)
+                looks = looks + 1 if now == waits else 1
+                waits = now
+                if looks == _LOOKS_BEFORE_WAITING:
+                    for line in waits:
+                        view.note(f"run {run.id} waits: {line}")
                 view.show(status)
                 if run.state in ENDS:
                     break
@@ -228,6 +239,11 @@ def end_lines(status: RunStatus) -> list[str]:
             counts = (("ok", stage.done), ("low_quality", stage.low_quality), ("no_data", stage.no_data))
             told = ", ".join(f"{number:,} {word}" for word, number in (*counts, ("failed", stage.failed)))
             lines.append(f"  {stage.label}: {told}")
+            if run.n_rows and stage.no_data == run.n_rows:
+                lines.append(
+                    f"warning: {stage.label}: no row has imagery. Does the window fit the imagery? Does the catalogue "
+                    "cover these places? Are lon and lat swapped?"
+                )
     if status.failures:
         classes = ", ".join(f"{number:,} {name}" for name, number in sorted(status.failures.items()))
         lines.append(f"failed: {classes}; list them: rsembed fleet failures {run.id}")

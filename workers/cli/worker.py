@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import click
@@ -39,6 +40,8 @@ def worker(ctx: click.Context, kind: str, models: str | None, device: str | None
     if kind == "cpu" and device not in (None, "cpu"):
         raise click.UsageError(f"a cpu worker computes on the processor; `worker gpu --device {device}` has a device")
     set_up_logging(max(1, ctx.find_root().params.get("verbose", 0)))
+    # Celery's warning names an option of its own; ours runs no code that comes with a ticket.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     default = (Settings.from_environment().device or "cuda:0") if kind == "gpu" else "cpu"
     code = run_worker(
         FleetSettings.from_environment(),

@@ -30,15 +30,21 @@ SERVES = """
 """
 """Whether worker ``w`` of ``live`` is one for model ``m`` of a run."""
 
-# Crashes are settled by running suspects alone; they say nothing about the source.
+# Crashes are settled by running suspects alone; they say nothing about the source. A probe is judged by itself.
 _HOPELESS = """
     SELECT r.id, f.error_class, f.n, s.settled FROM runs r
     CROSS JOIN LATERAL (
         SELECT error_class, count(*) AS n FROM failures
         WHERE run_id = r.id AND stage = 'fetch' AND error_class NOT IN ('crash', 'out_of_memory')
+            AND (NOT r.probing OR at > r.changed_at)
         GROUP BY error_class ORDER BY n DESC LIMIT 1
     ) f
-    CROSS JOIN LATERAL (SELECT sum(n_rows - open_rows) AS settled FROM fetch_units u WHERE u.run_id = r.id) s
+    CROSS JOIN LATERAL (
+        SELECT sum(n_rows - open_rows) AS settled FROM fetch_units u WHERE u.run_id = r.id AND NOT r.probing
+        UNION ALL
+        SELECT sum(settled) FROM progress p
+        WHERE p.run_id = r.id AND p.stage = 'fetch' AND r.probing AND p.at > r.changed_at
+    ) s
     WHERE r.ended_at IS NULL AND r.state = 'running' AND f.n >= s.settled * :share
         AND s.settled >= CASE WHEN r.probing THEN :probed ELSE :rows END
 """
@@ -49,12 +55,13 @@ _RECOVERED = """
         SELECT FROM progress p WHERE p.run_id = r.id AND p.at > r.changed_at AND p.settled > p.failed)
 """
 
-# Runs with work left of which every kind waits for workers that say they cannot do it.
+# Runs with work left of which every kind waits for workers that say they cannot do it. Where there is no worker at
+# all a run is not blocked: it waits for one, and an autoscaler starts one only for what runs.
 _STUCK = f"""
     WITH {LIVE_WORKERS}, work AS (
         SELECT m.run_id, m.model AS needs,
-            bool_or(jsonb_exists(w.degraded, m.model)) AS hindered,
-            bool_or(NOT jsonb_exists(w.degraded, m.model)) AS served,
+            coalesce(bool_or(jsonb_exists(w.degraded, m.model)), false) AS hindered,
+            coalesce(bool_or(NOT jsonb_exists(w.degraded, m.model)), false) AS served,
             min(w.degraded ->> m.model) AS reason
         FROM runs r JOIN run_models m ON m.run_id = r.id LEFT JOIN live w ON {SERVES}
         WHERE r.ended_at IS NULL AND r.state = :state AND EXISTS (
@@ -62,8 +69,8 @@ _STUCK = f"""
                 AND j.state IN ('ready', 'leased', 'waiting'))
         GROUP BY m.run_id, m.model
         UNION ALL
-        SELECT r.id, 'io', bool_or(jsonb_exists(w.degraded, 'io')), bool_or(NOT jsonb_exists(w.degraded, 'io')),
-            min(w.degraded ->> 'io')
+        SELECT r.id, 'io', coalesce(bool_or(jsonb_exists(w.degraded, 'io')), false),
+            coalesce(bool_or(NOT jsonb_exists(w.degraded, 'io')), false), min(w.degraded ->> 'io')
         FROM runs r LEFT JOIN live w ON 'io' = ANY(w.queues)
         WHERE r.ended_at IS NULL AND r.state = :state AND EXISTS (
             SELECT FROM fetch_units u WHERE u.run_id = r.id AND u.state <> 'done')
@@ -112,7 +119,7 @@ class Blocking(Transactions):
                 sql("SELECT message FROM failures WHERE run_id = :run AND error_class = :class ORDER BY seq LIMIT 1"),
                 {"run": run_id, "class": error_class},
             ).scalar()
-            reason = f"{failed} of the first {settled} fetches failed as {error_class}: {example}"
+            reason = f"{failed} of {settled} fetches failed as {error_class}: {example}"
             move_run(tx, run_id, RunState.BLOCKED, "dispatcher", reason=reason, blocked_by=f"failures:{error_class}")
             reopen_failures(tx, run_id, classes=[error_class], stage="fetch", generation=run["generation"])
             blocked.append(run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ def make_engine(url: str) -> Engine:
     )
 
 
+_one_at_a_time = threading.Lock()  # Alembic keeps what it works on in globals of its modules
+
+
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
     """Raise the driver's errors as LedgerError, or LedgerUnavailableError where trying again makes sense."""
@@ -66,7 +70,7 @@ def translated(engine: Engine) -> Iterator[None]:
 
 
 def _in_our_words(error: exc.SQLAlchemyError | psycopg2.Error, engine: Engine) -> LedgerError:
-    where = engine.url.render_as_string(hide_password=True)
+    where = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
     if isinstance(error, _GONE) or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
@@ -116,7 +120,7 @@ def downgrade(url: str, revision: str) -> None:
 def _migrate(url: str, revision: str, change: Callable[[Config, str], None]) -> None:
     engine = make_engine(url)
     try:
-        with translated(engine), engine.connect() as connection:
+        with _one_at_a_time, translated(engine), engine.connect() as connection:
             config = _scripts()
             config.attributes["connection"] = connection
             change(config, revision)

@@ -17,7 +17,8 @@ _AGES = f"""
         SELECT min(u.ready_at) AS ready_at FROM fetch_units u
         WHERE u.run_id = r.id AND u.state = 'pending' AND u.admitted
             AND (u.not_before IS NULL OR u.not_before <= clock_timestamp())
-    ) unit WHERE r.ended_at IS NULL AND r.state = 'running' AND NOT r.probing
+    ) unit WHERE r.ended_at IS NULL AND r.state = 'running' AND NOT (r.probing AND EXISTS (
+        SELECT FROM fetch_units b WHERE b.run_id = r.id AND b.state = 'leased'))
     UNION ALL
     SELECT m.queue, extract(epoch FROM clock_timestamp() - min(job.ready_at))
     FROM runs r JOIN run_models m ON m.run_id = r.id CROSS JOIN LATERAL (

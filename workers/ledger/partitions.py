@@ -16,6 +16,11 @@ _LOCK_TIMEOUT = "2s"
 _TRIES = 30
 _NO_LOCK = {"55P03"}
 
+_HALFWAY = """
+    SELECT CAST(CAST(inhrelid AS regclass) AS text) FROM pg_inherits
+    WHERE inhparent = to_regclass(:table) AND inhdetachpending AND inhrelid IS DISTINCT FROM to_regclass(:name)
+"""
+
 
 def partition(table: str, run_id: int) -> str:
     """Name of the partition of ``table`` that holds a run."""
@@ -75,6 +80,11 @@ def drop(engine: Engine, run_id: int) -> None:
 
 def _drop_one(own: Connection, table: str, name: str) -> None:
     for _ in range(_TRIES):
+        # A table can have one half-detached partition at a time; somebody may have left one behind.
+        halfway = own.execute(text(_HALFWAY), {"table": table, "name": name}).scalar()
+        if halfway is not None:
+            _retried(own, f"ALTER TABLE {table} DETACH PARTITION {halfway} FINALIZE", tries=1)
+            continue
         pending = own.execute(
             text("SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(:name)"), {"name": name}
         ).scalar()

@@ -19,28 +19,32 @@ _NEEDED = """EXISTS (
             SELECT FROM infer_jobs j WHERE j.run_id = t.run_id AND j.shard = t.shard
                 AND j.group_index = t.group_index AND j.state IN ('waiting', 'ready', 'leased'))"""
 
-# The failures asked for, with the fetch group of each.
-_ASKED = """
+# The failures asked for, with the fetch group of each. Once their units are locked, only of those: what fails in
+# another unit meanwhile is for the next retry.
+_FAILURES_ASKED = """
     asked AS (
-        SELECT f.stage, f.entry_index, f.seq, CAST(f.seq / r.shard_size AS int) AS shard,
-            CAST(f.seq % r.shard_size AS int) AS slot,
-            CASE WHEN f.stage = 'fetch' THEN f.entry_index ELSE m.group_index END AS group_index
-        FROM runs r JOIN failures f ON f.run_id = r.id
-        LEFT JOIN run_models m ON f.stage = 'infer' AND m.run_id = f.run_id AND m.model_index = f.entry_index
-        WHERE r.id = :run AND f.run_id = :run
-            AND (CAST(:classes AS text[]) IS NULL OR f.error_class = ANY(:classes))
-            AND (CAST(:stage AS text) IS NULL OR f.stage = :stage)
+        SELECT x.* FROM (
+            SELECT f.stage, f.entry_index, f.seq, CAST(f.seq / r.shard_size AS int) AS shard,
+                CAST(f.seq % r.shard_size AS int) AS slot,
+                CASE WHEN f.stage = 'fetch' THEN f.entry_index ELSE m.group_index END AS group_index
+            FROM runs r JOIN failures f ON f.run_id = r.id
+            LEFT JOIN run_models m ON f.stage = 'infer' AND m.run_id = f.run_id AND m.model_index = f.entry_index
+            WHERE r.id = :run AND f.run_id = :run
+                AND (CAST(:classes AS text[]) IS NULL OR f.error_class = ANY(:classes))
+                AND (CAST(:stage AS text) IS NULL OR f.stage = :stage)
+        ) x {among}
     )
 """
+_LOCKED = "WHERE (x.group_index, x.shard) IN (SELECT * FROM unnest(CAST(:groups AS int[]), CAST(:shards AS int[])))"
 
 _LOCK_UNITS = f"""
-    WITH {_ASKED}
-    SELECT count(*) FROM (
-        SELECT FROM fetch_units u WHERE u.run_id = :run
-            AND (u.group_index, u.shard) IN (SELECT group_index, shard FROM asked)
-        ORDER BY u.shard, u.group_index FOR NO KEY UPDATE
-    ) locked
+    WITH {_FAILURES_ASKED.format(among="")}
+    SELECT u.group_index, u.shard FROM fetch_units u
+    WHERE u.run_id = :run AND (u.group_index, u.shard) IN (SELECT group_index, shard FROM asked)
+    ORDER BY u.shard, u.group_index FOR NO KEY UPDATE
 """
+
+_ASKED = _FAILURES_ASKED.format(among=_LOCKED)
 
 # A unit whose models all ended starts afresh; one whose inputs are still wanted by another model stays admitted.
 _REOPEN_UNITS = f"""
@@ -88,22 +92,21 @@ _FORGET = f"""
     WHERE f.run_id = :run AND f.stage = a.stage AND f.entry_index = a.entry_index AND f.seq = a.seq
 """
 
+# A row whose fetch failed never had an input; files of other models tell of that failure already.
 _LOST_ROWS = """
     WITH gone AS (
         DELETE FROM fetch_jobs WHERE run_id = :run AND group_index = :group AND seq = ANY(CAST(:seqs AS bigint[]))
+            AND state <> 'failed'
         RETURNING seq, state
-    ), forgotten AS (
-        DELETE FROM failures WHERE run_id = :run AND stage = 'fetch' AND entry_index = :group
-            AND seq IN (SELECT seq FROM gone)
     ), a AS (
         SELECT array_agg(CAST(seq - :first AS int) ORDER BY seq) AS slots, count(*) AS n,
-            count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed
+            count(*) FILTER (WHERE state = 'done') AS done
         FROM gone HAVING count(*) > 0
     )
     UPDATE fetch_units t SET
         state = CASE t.state WHEN 'leased' THEN 'leased' ELSE 'pending' END,
-        open_rows = t.open_rows + a.n, done_rows = t.done_rows - a.done, failed_rows = t.failed_rows - a.failed,
-        no_data_rows = t.no_data_rows - (a.n - a.done - a.failed),
+        open_rows = t.open_rows + a.n, done_rows = t.done_rows - a.done,
+        no_data_rows = t.no_data_rows - (a.n - a.done),
         wanted = CASE WHEN t.state = 'done' THEN a.slots WHEN t.wanted IS NULL THEN NULL ELSE {union} END,
         admitted = true, reserved_bytes = greatest(t.reserved_bytes, t.stored_bytes + a.n * t.row_bytes),
         token = CASE t.state WHEN 'leased' THEN t.token END,
@@ -121,13 +124,14 @@ def reopen_failures(
     tx: Connection, run_id: int, *, classes: Sequence[str] | None, stage: str | None, generation: int
 ) -> int:
     """Make failed rows of a locked run open again; how many failures there were. None: of any class or stage."""
-    asked = {
+    asked: dict[str, object] = {
         "run": run_id,
         "classes": None if classes is None else list(classes),
         "stage": stage,
         "generation": generation,
     }
-    tx.execute(sql(_LOCK_UNITS), asked)
+    locked = tx.execute(sql(_LOCK_UNITS), asked).all()
+    asked |= {"groups": [group for group, _ in locked], "shards": [shard for _, shard in locked]}
     tx.execute(sql(_REOPEN_UNITS), asked)
     tx.execute(sql(_REOPEN_SHARDS), asked)
     return tx.execute(sql(_FORGET), asked).rowcount

@@ -38,7 +38,7 @@ def read_run(tx: Connection, run_id: int) -> RunRecord:
     """The run; UnknownRunError where there is none."""
     found = read_runs(tx, "WHERE r.id = :run", {"run": run_id})
     if not found:
-        raise UnknownRunError(f"there is no run {run_id}; `rsembed fleet runs --all` lists them")
+        raise UnknownRunError(f"there is no run {run_id}; `rsembed fleet runs` lists them")
     return found[0]
 
 
@@ -46,7 +46,7 @@ def lock_run(tx: Connection, run_id: int) -> tuple[RunState, RowMapping]:
     """State and columns of the run, which nobody else changes until the transaction ends."""
     found = tx.execute(sql("SELECT * FROM runs WHERE id = :run FOR NO KEY UPDATE"), {"run": run_id}).mappings().first()
     if found is None:
-        raise UnknownRunError(f"there is no run {run_id}; `rsembed fleet runs --all` lists them")
+        raise UnknownRunError(f"there is no run {run_id}; `rsembed fleet runs` lists them")
     return RunState(found["state"]), found
 
 

@@ -64,6 +64,12 @@ _UNSERVED = f"""
     ORDER BY m.model_index
 """
 
+_DRAINED = """
+    SELECT queue FROM drains WHERE queue IN ('*', 'io', 'control')
+        OR queue IN (SELECT m.queue FROM run_models m WHERE m.run_id = :run)
+    ORDER BY queue
+"""
+
 _FAILED_ROWS = """
     SELECT f.*, t.text AS traceback FROM failures f
     LEFT JOIN tracebacks t ON t.run_id = f.run_id AND t.hash = f.trace_hash
@@ -100,6 +106,7 @@ class Statuses(Transactions):
             suspects=sum(row["suspects"] for row in (*fetches, *embeds)),
             requests=run.requests,
             unserved=tuple(tx.execute(sql(_UNSERVED), here).scalars()) if run.ended_at is None else (),
+            drained=tuple(tx.execute(sql(_DRAINED), here).scalars()) if run.ended_at is None else (),
         )
 
     @transactional

@@ -82,7 +82,7 @@ class RunStatus:
 
     ``failures``: rows by error class. ``losses``: leases gone without an outcome, ``expiries``
     those that ran out; ``suspects``: units that run alone because of it. ``unserved``: models
-    with work that no live worker serves.
+    with work that no live worker serves. ``drained``: queues of this run that are drained.
     """
 
     run: RunRecord
@@ -93,6 +93,7 @@ class RunStatus:
     suspects: int
     requests: int
     unserved: tuple[str, ...]
+    drained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,11 @@ class Workforce(Transactions):
         return by_id
 
     @transactional
+    def drained(self, tx: Connection) -> list[str]:
+        """The queues from which nobody claims; ``*`` is all of them."""
+        return list(tx.execute(sql("SELECT queue FROM drains ORDER BY queue")).scalars())
+
+    @transactional
     def retire(self, tx: Connection, worker_id: str) -> None:
         """The process ends, by itself; its leases are given back one by one before."""
         tx.execute(sql("UPDATE workers SET state = 'stopped', leased = 0 WHERE id = :worker"), {"worker": worker_id})

@@ -86,7 +86,7 @@ CARD = ModelCard(
             Step("(DN - mean) / std per band, no clipping; then invalid pixels 0.0001 (inference.py)", "documented"),
             _SQUARE,
             Step("bilinear to 224 without antialias", "inferred"),
-            Step("frames: one per 28 days of the window, 1 to 4; dates are the medians of the acquisitions", "inferred"),
+            Step("frames: one per 28 days of the window, 1 to 4; dates are median acquisitions", "inferred"),
             *_SIDE_INPUTS,
         ),
         "rs-embed": (

@@ -149,7 +149,7 @@ def test_run_when_its_first_rows_all_fail_alike_then_it_is_blocked_probed_and_go
     assert leader.block_hopeless() == [run.id]
     blocked = ledger.run(run.id)
     assert blocked.state is RunState.BLOCKED
-    assert blocked.reason == "285 of the first 300 fetches failed as provider: no luck with 0"
+    assert blocked.reason == "285 of 300 fetches failed as provider: no luck with 0"
     assert (ledger.failures(run.id), claim_unit(ledger)) == ([], None)
     assert leader.unblock_due(3600) == []
 
@@ -232,6 +232,15 @@ def test_run_when_nobody_serves_a_model_then_status_names_it_and_it_goes_on(ledg
     worker(ledger, queues=("io", "gpu.alpha"))
     assert ledger.status(run.id).unserved == ("b", "c")
     assert (leader.block_unserved(), leader.served_models()) == ([], ["alpha"])
+
+
+def test_run_when_no_worker_at_all_serves_its_models_then_it_waits_and_is_not_blocked(
+    ledger: Ledger, leader: Leadership
+) -> None:
+    load(ledger, 10, models=THREE[:1])
+    assert leader.block_unserved() == []
+    worker(ledger, kind="io", queues=("io",))
+    assert leader.block_unserved() == []
 
 
 def test_run_when_a_finisher_blocked_it_then_it_is_probed(ledger: Ledger, leader: Leadership) -> None:

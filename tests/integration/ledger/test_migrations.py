@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -17,6 +20,7 @@ from workers.ledger.errors import LedgerError, LedgerUnavailableError
 from workers.ledger.models_work import Base
 from workers.ledger.repository import Ledger
 
+ROOT = Path(__file__).resolve().parents[3]
 TABLES = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p', 'S') AND relnamespace = 'public'::regnamespace"
 
 
@@ -71,14 +75,17 @@ def test_schema_when_made_twice_then_the_second_changes_nothing(url: str) -> Non
 
 
 def test_schema_when_several_make_it_at_once_then_they_take_turns(url: str) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        for future in [pool.submit(upgrade, url) for _ in range(3)]:
+    program = "import sys; from workers.ledger.db import upgrade; upgrade(sys.argv[1])"
+    others = [subprocess.Popen([sys.executable, "-c", program, url], cwd=ROOT) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(upgrade, url) for _ in range(2)]:
             future.result()
+    assert [other.wait(timeout=120) for other in others] == [0, 0]
     check_schema(url)
 
 
 def test_schema_when_there_are_no_tables_then_the_error_says_what_to_do(url: str) -> None:
-    with pytest.raises(LedgerError, match="no tables yet, this version needs .*rsembed fleet db upgrade"):
+    with pytest.raises(LedgerError, match=r"no tables yet, this version needs .*rsembed fleet db upgrade"):
         check_schema(url)
     with pytest.raises(LedgerError, match="rsembed fleet db upgrade"):
         Ledger(url).runs()

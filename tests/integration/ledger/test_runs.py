@@ -138,13 +138,15 @@ def test_drop_when_its_detaching_was_cut_off_then_it_is_completed(ledger_url: st
     assert execute(ledger_url, pending, f"rows_r{run_id}") == [(True,)]
     read.set()
     thread.join()
+    another = load(ledger)
+    ledger.drop(another.id, "tester")
     ledger.drop(run_id, "tester")
     assert execute(ledger_url, PARTITIONS) == []
 
 
 def make_impatient(url: str) -> str:
     """The URL with a lock time-out of its own."""
-    return url + ("&" if "?" in url else "?") + "options=-c%20lock_timeout%3D300ms"
+    return url + ("&" if "?" in url else "?") + "options=-clock_timeout%3D300ms"
 
 
 def test_drop_when_somebody_reads_other_runs_then_he_is_not_stopped(ledger_url: str, ledger: Ledger) -> None:

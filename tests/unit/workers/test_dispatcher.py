@@ -103,6 +103,13 @@ def test_step_when_repeated_at_once_then_only_tickets_and_admission_are_looked_a
     assert lead.calls == ["admit 1000 ['alpha']", "ready"]
 
 
+def test_step_when_an_autoscaler_serves_a_model_then_its_units_are_admitted_without_a_worker() -> None:
+    lead, broker = Leader(), Broker()
+    settings = replace(SETTINGS, autoscaled_models=("beta",))
+    Dispatcher(lead, Publisher(broker, broker, bound=10), settings, clock=Clock()).step()
+    assert "admit 1000 ['alpha', 'beta']" in lead.calls
+
+
 def test_step_when_a_sweep_time_has_passed_then_leases_are_swept_again() -> None:
     lead, broker, clock = Leader(), Broker(), Clock()
     loop = dispatcher(lead, broker, clock)

@@ -24,10 +24,11 @@ class Ward:
         workers: Sequence[WorkerRecord] = (),
         ages: Mapping[str, float] | None = None,
         unserved: tuple[str, ...] = (),
+        drained: Sequence[str] = (),
         away: bool = False,
     ) -> None:
         self._runs, self._workers, self._ages = list(runs), list(workers), dict(ages or {})
-        self._unserved, self._away = unserved, away
+        self._unserved, self._drained, self._away = unserved, list(drained), away
 
     def ping(self) -> None:
         if self._away:
@@ -43,6 +44,9 @@ class Ward:
 
     def status(self, run_id: int) -> RunStatus:
         return replace(run_status(), unserved=self._unserved)
+
+    def drained(self) -> list[str]:
+        return self._drained
 
     def queue_ages(self) -> Mapping[str, float]:
         self.ping()
@@ -114,6 +118,12 @@ def test_workers_when_a_model_has_nobody_then_that_is_a_warning() -> None:
     assert states(examine(ward, "workers")) == ["warning", "ok"]
 
 
+def test_workers_when_a_queue_is_drained_then_that_is_a_warning() -> None:
+    found = examine(Ward(workers=[worker_record("dispatcher")], drained=["io"]), "workers")
+    assert states(found) == ["warning", "ok"]
+    assert found[0].detail == "io: drained, nobody takes work there"
+
+
 def test_outputs_when_an_active_run_has_lost_its_folder_then_it_failed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "_run.json").write_text("{}")
@@ -130,6 +140,11 @@ def test_findings_when_the_database_is_away_then_only_what_needs_it_failed(tmp_p
         ("inputs", "ok"),
         ("workers", "failed"),
     ]
+
+
+def test_findings_when_one_cause_fails_several_then_it_is_told_once() -> None:
+    found = examine(Ward(away=True), "database", "workers", "progress")
+    assert [finding.detail for finding in found] == ["nobody answers", "see above", "see above"]
 
 
 def test_findings_when_nothing_is_set_then_it_is_told_how_to_set_it() -> None:
