@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 
-from rsembed.core.errors import RSEmbedError
+from rsembed.core.errors import RSEmbedError, StoreError
 from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
 from rsembed.pipelines.finish import finish_run, status_totals, write_report
@@ -56,7 +56,12 @@ class Finisher:
         """Finish a run if one is to be; else tidy the input store."""
         hold = self._process.claim(lambda _alone: self._take(), limit=MOST_HELD)
         if hold is None:
-            return self._clean()
+            try:
+                return self._clean()
+            except StoreError as exc:
+                # Whoever needs the store blocks its run; tidying is tried again with the next ticket.
+                logger.warning("inputs_not_cleaned", extra={"error": str(exc)})
+                return WorkReport.nothing("clean")
         with hold:
             return self._finish(hold)
 

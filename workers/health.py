@@ -15,7 +15,7 @@ from rsembed.writers.store import open_store
 from workers import broker
 from workers.inputs import InputStore
 from workers.ledger.db import check_schema
-from workers.ledger.records import RunRecord, WorkerRecord
+from workers.ledger.records import RunRecord, RunState, WorkerRecord
 from workers.ledger.repository import Ledger
 from workers.queues import CONTROL, IO
 from workers.settings import FleetSettings
@@ -130,7 +130,7 @@ class Examination:
         for run in lost:
             yield Finding("outputs", "failed", f"run {run.id}: {run.output} has no {RUN_FILE}; is it mounted here?")
         if not lost:
-            told = f"of {len(runs)} active, all can be read here" if runs else "no run is active"
+            told = f"can be read here (active runs: {len(runs)})" if runs else "no run is active"
             yield Finding("outputs", "ok", told)
 
     def _weights(self) -> Iterator[Finding]:
@@ -148,7 +148,7 @@ class Examination:
             # Only a machine that embeds needs them, and it fetches what it can.
             yield Finding("weights", "warning", f"{model_id}: {reason}")
         if not missing:
-            told = f"all that active runs need are on this machine ({found})" if found else "none needed now"
+            told = f"on this machine (files that active runs need: {found})" if found else "none needed now"
             yield Finding("weights", "ok", told)
 
     # Workers
@@ -189,6 +189,9 @@ class Examination:
                 broken += 1
                 text = f"{_name(worker)} is alive but idle while work of {', '.join(waiting)} is ready; restart it"
                 yield Finding("progress", "failed", text)
+        for run in self._active() if self._host is None else ():
+            if run.state is RunState.BLOCKED:
+                yield Finding("progress", "warning", f"run {run.id} is blocked and tried again: {run.reason}")
         if not broken:
             oldest = max(ages.values(), default=0.0)
             waits = f"the oldest ready work has waited {duration(oldest)}" if ages else "no work waits"

@@ -107,11 +107,13 @@ class UnitInputs:
 
         They may come from several records, which must tell of the same frames on the same grid.
         """
-        for record in self._found(key):
+        records, asked = self._found(key), tuple(bands)
+        for record in records:
             # One that has them all goes before a sum of several: it is what a single request gave.
-            if set(bands) <= set(record.header.bands) and (patch := record.read()) is not None:
-                return patch.select(bands)
-        patches = [patch for record in self._found(key) if (patch := record.read()) is not None]
+            there = record.header.bands
+            if (asked == there or set(asked) <= set(there)) and (patch := record.read()) is not None:
+                return patch.select(asked)
+        patches = [patch for record in records if (patch := record.read()) is not None]
         return merged(patches, bands)
 
     def lacks(self, key: str, bands: Sequence[str]) -> tuple[str, ...]:
@@ -120,6 +122,8 @@ class UnitInputs:
         All of them when what is there cannot be put together. Reads what it counts on.
         """
         records = [record for record in self._found(key) if record.is_intact()]
+        if not records:
+            return tuple(bands)
         if any(set(bands) <= set(record.header.bands) for record in records):
             return ()
         if any(not records[0].fits(record) for record in records[1:]):
@@ -129,8 +133,11 @@ class UnitInputs:
 
     def claims(self, key: str, bands: Sequence[str]) -> bool:
         """Whether records say that they hold ``bands`` of ``key``; only :meth:`get` knows whether they are intact."""
-        there = {band for record in self._found(key) for band in record.header.bands}
-        return there.issuperset(bands)
+        records, asked = self._found(key), tuple(bands)
+        if any(asked == record.header.bands for record in records):
+            return True
+        there = {band for record in records for band in record.header.bands}
+        return there.issuperset(asked)
 
     def keys(self, bands: Sequence[str]) -> set[str]:
         """Keys that :meth:`get` has an answer for. Every byte of theirs is checked."""
@@ -143,11 +150,13 @@ class UnitInputs:
                 segment.close()
             self._segments, self._records, self._names = [], None, ()
 
-    def _found(self, key: str) -> list[StoredRecord]:
-        return self._index().get(key, [])
+    def _found(self, key: str) -> Sequence[StoredRecord]:
+        return self._index().get(key, ())
 
     def _index(self) -> dict[str, list[StoredRecord]]:
         """Every record by key, in the order of the segments' names."""
+        if (known := self._records) is not None:
+            return known
         with self._lock:
             if self._records is None:
                 records: dict[str, list[StoredRecord]] = {}

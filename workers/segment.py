@@ -51,7 +51,7 @@ class Segment:
         offset = 0
         while offset < self._size:
             head = self.read(offset, _HEADER_BYTES)
-            length = record_length(bytes(head[:PREFIX_BYTES]))
+            length = record_length(head)
             if length is None or offset + length > self._size:
                 logger.warning("input_segment_damaged", extra={"offset": offset, "bytes": self._size})
                 return
@@ -71,7 +71,7 @@ class Segment:
         need = PREFIX_BYTES + struct.unpack_from("<I", head, 4)[0]
         if need > len(head):
             head = self.read(offset, min(need, length))
-        return decode_header(bytes(head[:need]))
+        return decode_header(head[:need])
 
 
 class StoredRecord:

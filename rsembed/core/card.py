@@ -57,6 +57,8 @@ class InputContract:
     orbit: Literal["ASCENDING", "DESCENDING", "most_images", "any"] = "any"
     any_size: bool = False
     fill_value: float = 0.0
+    reference_collection: str | None = None
+    """What the recipe ``rs-embed`` reads in the place of ``collection``, where that differs."""
 
     @property
     def extent_m(self) -> float:

@@ -84,7 +84,7 @@ class Patch:
 
     def crop(self, grid: Grid) -> Patch:
         """The part of the patch on ``grid``, which must be made of this patch's own pixels."""
-        if grid == self.grid:
+        if grid is self.grid or grid == self.grid:
             return self
         row, col = self.grid.offset_of(grid)
         window = (slice(None), slice(None), slice(row, row + grid.height), slice(col, col + grid.width))

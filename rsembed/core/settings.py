@@ -4,6 +4,7 @@ Variables: ``RSEMBED_BACKEND``, ``RSEMBED_STAC_URL``, ``RSEMBED_WEIGHTS_DIR``,
 ``RSEMBED_CACHE_DIR``, ``RSEMBED_EE_PROJECT``, ``RSEMBED_REQUIRE_COMMERCIAL``, ``RSEMBED_OFFLINE``,
 ``RSEMBED_DEVICE`` (of the fleet's inference workers, ``cpu`` or ``cuda``, where a command does not say),
 ``RSEMBED_PLUGINS`` (modules, by commas, that register models and backends; see ``rsembed/plugins.py``).
+``AWS_REQUEST_PAYER=requester`` (GDAL's own) says that the user pays for reading from buckets that ask for it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Settings:
     offline: bool = False
     device: str = ""
     plugins: tuple[str, ...] = ()
+    requester_pays: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -46,6 +48,7 @@ class Settings:
             offline=_flag(env, "RSEMBED_OFFLINE"),
             device=env.get("RSEMBED_DEVICE", ""),
             plugins=tuple(name.strip() for name in env.get("RSEMBED_PLUGINS", "").split(",") if name.strip()),
+            requester_pays=env.get("AWS_REQUEST_PAYER", "").strip().lower() == "requester",
         )
 
 

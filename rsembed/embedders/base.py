@@ -112,8 +112,12 @@ class EmbedderBase(ABC):
         A sensor or fetch given by the user replaces the card's collection, bands and settings.
         """
         contract = self.card.inputs[self.config.modality]
-        if self.config.recipe == "rs-embed" and contract.orbit == "most_images":
-            contract = replace(contract, orbit="any")  # the reference mixes orbit passes
+        if self.config.recipe == "rs-embed":
+            contract = replace(
+                contract,
+                collection=contract.reference_collection or contract.collection,
+                orbit="any" if contract.orbit == "most_images" else contract.orbit,  # it mixes passes
+            )
         sensor, fetch = self.config.sensor, self.config.fetch
         if sensor is not None:
             self._check_bands(contract.bands, sensor.bands)

@@ -204,6 +204,15 @@ def resize_bicubic_uint8(values_chw: NDArray[np.uint8], size: int) -> NDArray[np
     return np.ascontiguousarray(resized.reshape(size, size, -1).transpose(2, 0, 1))
 
 
+def photograph(square_chw: Floats, size: int, mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Sentinel-2 DN (3, side, side) as models of 8-bit photographs want them: (3, size, size).
+
+    Bytes of reflectance, Pillow's antialiased bicubic filter on them, then ``(x - mean) / std`` of 0..1.
+    """
+    resized = resize_bicubic_uint8(reflectance_to_uint8(square_chw), size)
+    return standardise(uint8_to_unit(resized), mean, std)
+
+
 def year_and_day(dates: Sequence[dt.date]) -> Floats:
     """(T, 2) float32: year and day of the year (1..366) of each date."""
     return np.array([(d.year, d.timetuple().tm_yday) for d in dates], dtype=np.float32)

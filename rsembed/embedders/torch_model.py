@@ -126,7 +126,8 @@ class TorchEmbedder(EmbedderBase):
     def load(self, device: str) -> None:
         """Build the network and load its weights on ``device``; idempotent and safe in threads.
 
-        Raises ModelError for a device that is not there, WeightsError for a file that is not right.
+        Raises ModelError for a device that is not there, DeviceError for one that computes wrong numbers,
+        WeightsError for a file that is not right.
         """
         from rsembed.embedders import torch_runtime
 
@@ -134,6 +135,7 @@ class TorchEmbedder(EmbedderBase):
         with self._load_lock:
             if self._net is not None and self._device == wanted:
                 return
+            torch_runtime.check_once(wanted, self.config.precision)
             if self.weights is None:
                 self.resolve(Settings.from_environment())
             given = {"recipe": self.config.recipe, **self.config.options}

@@ -18,6 +18,7 @@ from rsembed.core.card import OptionValue
 from rsembed.core.errors import ModelError
 from rsembed.core.specs import OutputSpec
 from rsembed.embedders.base import Floats, Precision
+from rsembed.embedders.kernel_check import check_kernels
 from rsembed.embedders.nets.tokens import Tokens
 from rsembed.embedders.pooling import pool_frames, pool_tokens
 
@@ -38,6 +39,7 @@ class NetKey(NamedTuple):
 MAX_NETS = 4
 _nets: OrderedDict[NetKey, nn.Module] = OrderedDict()
 _nets_lock = threading.Lock()
+_checked: set[tuple[str, Precision]] = set()
 _cuda_lock = threading.Lock()
 
 
@@ -98,6 +100,14 @@ def reset_cache() -> int:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return count
+
+
+def check_once(device: torch.device, precision: Precision) -> None:
+    """Check what all networks lean on, on the first load for that device and precision; see ``kernel_check``."""
+    if (str(device), precision) not in _checked:
+        with arithmetic(device, precision):
+            check_kernels(device, precision)
+        _checked.add((str(device), precision))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from rsembed.core.embedding import RowStatus
 from rsembed.core.errors import CollectionGapError
 from rsembed.core.fetching import Grid
-from rsembed.core.patch import Patch
+from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import Window
 from rsembed.embedders.base import Prepared
 from rsembed.embedders.batching import run_slots
@@ -24,6 +25,7 @@ from rsembed.tools.tiling import Footprint
 
 logger = logging.getLogger(__name__)
 
+_Summary = tuple[int, dt.date | None, dt.date | None, tuple[dt.date | None, ...], tuple[str, ...]]
 MOST_PREPARING = 8
 """Threads that prepare pixels for an accelerator, at most."""
 
@@ -157,26 +159,31 @@ class InferenceEngine:
         )
 
     def _record(self, row: RowInput) -> RowRecord:
-        patch, frames = row.patch, row.patch.frames
+        patch = row.patch
+        n_images, first, last, dates, scenes = _summary(patch.frames)
         valid_fraction = patch.valid_fraction(_asked(row))
         # A pixel somewhere in the context is no answer for the ground that was asked about.
-        if patch.n_images == 0 or valid_fraction == 0.0:
+        if n_images == 0 or valid_fraction == 0.0:
             status = RowStatus.NO_DATA
         elif valid_fraction < self._min_valid:
             status = RowStatus.LOW_QUALITY
         else:
             status = RowStatus.OK
-        firsts = [frame.first_date for frame in frames if frame.first_date is not None]
-        lasts = [frame.last_date for frame in frames if frame.last_date is not None]
-        return RowRecord(
-            status,
-            patch.n_images,
-            min(firsts, default=None),
-            max(lasts, default=None),
-            valid_fraction,
-            tuple(frame.date if frame.n_images else None for frame in frames),
-            tuple(sorted({scene for frame in frames for scene in frame.scene_ids})),
-        )
+        return RowRecord(status, n_images, first, last, valid_fraction, dates, scenes)
+
+
+@lru_cache(maxsize=4096)
+def _summary(frames: tuple[Frame, ...]) -> _Summary:
+    """What a row tells of its frames; neighbours often share them."""
+    firsts = [frame.first_date for frame in frames if frame.first_date is not None]
+    lasts = [frame.last_date for frame in frames if frame.last_date is not None]
+    return (
+        sum(frame.n_images for frame in frames),
+        min(firsts, default=None),
+        max(lasts, default=None),
+        tuple(frame.date if frame.n_images else None for frame in frames),
+        tuple(sorted({scene for frame in frames for scene in frame.scene_ids})),
+    )
 
 
 def _preparing_threads(device: str) -> int:

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ from rsembed.core.specs import Window
 _MAGIC = b"RSE1"
 _PREFIX = struct.Struct("<4sIQI")
 PREFIX_BYTES = _PREFIX.size
+_to_text = json.JSONEncoder(separators=(",", ":")).encode
+_from_text = json.JSONDecoder().raw_decode
+_LARGEST_BITS = int(np.float32(65535).view(np.uint32))
+"""No number from 0 to 65535 has larger bits; every negative one (-0.0 too), NaN and infinity has."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class RecordHeader:
         return (len(self.frames), len(self.bands), self.grid.height, self.grid.width)
 
 
-def record_length(prefix: bytes) -> int | None:
+def record_length(prefix: bytes | memoryview) -> int | None:
     """Length in bytes of the record that begins with ``prefix``; None where no record begins."""
     if len(prefix) < PREFIX_BYTES:
         return None
@@ -69,7 +74,7 @@ def encode(key: str, patch: Patch) -> tuple[bytes, RecordHeader]:
     values, mask, grid = patch.values_tchw, patch.valid_tchw, patch.grid
     small = _smallest(values)
     all_valid = bool(mask.all())
-    text = json.dumps(
+    text = _to_text(
         {
             "key": key,
             "dtype": small.dtype.str,
@@ -78,8 +83,7 @@ def encode(key: str, patch: Patch) -> tuple[bytes, RecordHeader]:
             "grid": [grid.epsg, grid.x_min, grid.y_max, grid.scale_m, grid.height, grid.width],
             "frames": [_frame_to_json(frame) for frame in patch.frames],
             "provenance": dict(patch.provenance),
-        },
-        separators=(",", ":"),
+        }
     ).encode()
     payload = small.tobytes() + (b"" if all_valid else np.packbits(mask).tobytes())
     record = _PREFIX.pack(_MAGIC, len(text), len(payload), zlib.crc32(payload, zlib.crc32(text))) + text + payload
@@ -90,11 +94,11 @@ def encode(key: str, patch: Patch) -> tuple[bytes, RecordHeader]:
     return record, header
 
 
-def decode_header(record: bytes) -> tuple[str, RecordHeader]:
+def decode_header(record: bytes | memoryview) -> tuple[str, RecordHeader]:
     """Key and header of an intact record."""
     _, header_bytes, _, _ = _PREFIX.unpack_from(record)
     start = PREFIX_BYTES + header_bytes
-    fields = json.loads(record[PREFIX_BYTES:start])
+    fields, _ = _from_text(str(record[PREFIX_BYTES:start], "utf-8"))
     header = RecordHeader(
         start,
         len(record),
@@ -125,10 +129,10 @@ def decode(record: memoryview, header: RecordHeader) -> Patch | None:
 
 def _smallest(values: NDArray[np.float32]) -> NDArray[np.uint16] | NDArray[np.float32]:
     """``values`` as unsigned 16-bit numbers where that loses nothing (half the bytes), else as they are."""
-    with np.errstate(invalid="ignore"):
-        small = values.astype(np.uint16)
-    exact = (small == values).all() and not np.signbit(values).any()
-    return small if exact else values
+    if values.size and values.view(np.uint32).max() > _LARGEST_BITS:
+        return values
+    small = values.astype(np.uint16)
+    return small if (small == values).all() else values
 
 
 def _frame_to_json(frame: Frame) -> list[Any]:
@@ -138,7 +142,13 @@ def _frame_to_json(frame: Frame) -> list[Any]:
 
 def _frame_from_json(value: list[Any]) -> Frame:
     n_images, scenes, *ordinals = value
+    return _frame(n_images, tuple(scenes), *ordinals)
+
+
+@lru_cache(maxsize=4096)
+def _frame(n_images: int, scenes: tuple[str, ...], *ordinals: int | None) -> Frame:
+    # Neighbours were taken from the same scenes.
     start, end, day, first, last = (None if n is None else dt.date.fromordinal(n) for n in ordinals)
     if start is None or end is None:
         raise SpecError("a stored frame has no window")
-    return Frame(Window(start, end), n_images, day, first, last, tuple(scenes))
+    return Frame(Window(start, end), n_images, day, first, last, scenes)

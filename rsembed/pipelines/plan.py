@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.errors import ModelError
-from rsembed.core.fetching import FetchRecipe, FetchRequest
+from rsembed.core.fetching import FetchRecipe, FetchRequest, FramePolicy
 from rsembed.core.patch import Json
 from rsembed.core.serialization import digest, to_json
 from rsembed.core.settings import Settings
@@ -28,6 +28,7 @@ from rsembed.embedders.registry import REGISTRY
 from rsembed.embedders.weights import WeightsHandle, WeightsLock, WeightsPin
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows.table import RowShard
+from rsembed.pipelines.sources import check_source
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import canonical_bands, grid_rule
 from rsembed.tools.spatial import GridArray, GridRule, box_pixels, even_pixels, snapped_grids
@@ -111,7 +112,7 @@ class FetchGroup:
 
     def bins(self, window: Window) -> tuple[Window, ...]:
         """The frames of a row with ``window``."""
-        return _bins(window, self.recipe)
+        return _bins(window, self.recipe.frames)
 
     def asked_pixels(self, shard: RowShard, model: ModelPlan, buffer_m: float | None) -> tuple[Ints, Ints]:
         """``(height, width)`` in pixels that each row of ``shard`` asks of ``model``, shape (N,)."""
@@ -137,8 +138,8 @@ Ints = NDArray[np.int64]
 
 
 @lru_cache(maxsize=65536)
-def _bins(window: Window, recipe: FetchRecipe) -> tuple[Window, ...]:
-    return frame_bins(window, recipe.frames)
+def _bins(window: Window, frames: FramePolicy) -> tuple[Window, ...]:
+    return frame_bins(window, frames)
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings, *, sta
     for model in models:
         bands_of[model.recipe] = tuple(sorted({*bands_of.get(model.recipe, ()), *model.bands}))
     for recipe, bands in bands_of.items():
-        provider.check(recipe, bands)
+        check_source(provider, recipe, bands, {m.label: m.embedder for m in models if m.recipe == recipe})
     groups = [
         FetchGroup(index, recipe, bands, tuple(model for model in models if model.recipe == recipe))
         for index, (recipe, bands) in enumerate(bands_of.items())

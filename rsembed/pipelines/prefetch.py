@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
@@ -27,20 +29,28 @@ logger = logging.getLogger(__name__)
 Listener = Callable[[FetchedUnit, SettledRows, bool], None]
 """Told of each settled request, from the fetching threads, and whether it was the unit's last."""
 Fetch = Callable[[FetchRequest], Patch]
+STOP_S = 1.0
+"""How long :meth:`PrefetchManager.stop` waits for requests in flight."""
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One request, the slots it serves, and whom to ask and to tell."""
+class _Opened:
+    """A unit in work, whom to ask for it and whom to tell."""
 
     state: FetchedUnit
-    key: str
-    request: FetchRequest
-    slots: tuple[int, ...]
     fetch: Fetch
     retry: RetryPolicy
     throttle: Throttle
     listener: Listener
+
+
+class _Item(NamedTuple):
+    """One request of a unit and the slots it serves."""
+
+    opened: _Opened
+    key: str
+    request: FetchRequest
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class _Planned:
 
 
 class PrefetchManager:
-    """Fetches units with ``workers`` threads; iterate over :meth:`run` for the settled ones, or :meth:`open` single ones.
+    """Fetches units with ``workers`` threads: iterate over :meth:`run` for the settled ones, or :meth:`open` each.
 
     ``on_settled(n_rows)`` is called from worker threads whenever rows are settled.
     """
@@ -75,6 +85,7 @@ class PrefetchManager:
         self._on_settled = on_settled
         self._stop = threading.Event()
         self._started = False
+        self._threads: list[threading.Thread] = []
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._settled: queue.SimpleQueue[FetchedUnit | _Planned | BaseException] = queue.SimpleQueue()
         self._may_open = threading.Semaphore(0)
@@ -86,7 +97,7 @@ class PrefetchManager:
         An error in planning a unit (not in a row) stops the run and is raised here.
         """
         self._may_open.release(self._max_open or 3 + -(-2 * self._workers // shard_size))
-        threading.Thread(target=self._plan, args=(units,), daemon=True, name="fetch-plan").start()
+        self._begin(self._plan, "fetch-plan", units)
         delivered, expected = 0, None
         try:
             while delivered != expected:
@@ -132,13 +143,14 @@ class PrefetchManager:
         state = FetchedUnit(unit, pack, {slot: key for key, slots in slots_of.items() for slot in slots})
         state.open = len(slots_of)
         self._open[id(state)] = state
+        opened = _Opened(state, ask, retry or self._retry, throttle or self._throttle, listener)
         for key, slots in slots_of.items():
             if lacking[key]:
                 # In the group's order, so that a request does not depend on how what is there came about.
-                bands = tuple(band for band in unit.group.bands if band in lacking[key])
-                request = requests[key] if bands == unit.group.bands else replace(requests[key], bands=bands)
-                patience, permits = retry or self._retry, throttle or self._throttle
-                self._items.put(_Item(state, key, request, tuple(slots), ask, patience, permits, listener))
+                request, wanted = requests[key], unit.group.bands
+                if lacking[key] != wanted:
+                    request = replace(request, bands=tuple(band for band in wanted if band in lacking[key]))
+                self._items.put(_Item(opened, key, request, tuple(slots)))
             else:
                 self._tell(state, SettledRows(tuple(slots)), listener)
         return state
@@ -150,7 +162,10 @@ class PrefetchManager:
         self._may_open.release()
 
     def stop(self) -> None:
-        """Begin no new request; those in flight end by themselves."""
+        """Begin no new request; those in flight end by themselves, and are waited for a moment.
+
+        A thread that is inside a library when the interpreter exits may take the process down with it.
+        """
         self._stop.set()
         self._may_open.release()
         for _ in range(self._workers):
@@ -158,6 +173,10 @@ class PrefetchManager:
         for state in list(self._open.values()):
             state.stop.set()
             state.pack.flush()
+        patience = time.monotonic() + STOP_S
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, patience - time.monotonic()))
 
     def fetch_again(self, fetched: FetchedUnit, slot: int) -> Patch:
         """The patch of a row whose stored input is missing or damaged; raises what the provider raises."""
@@ -173,7 +192,12 @@ class PrefetchManager:
         if not self._started:
             self._started = True
             for i in range(self._workers):
-                threading.Thread(target=self._work, daemon=True, name=f"fetch-{i}").start()
+                self._begin(self._work, f"fetch-{i}")
+
+    def _begin(self, target: Callable[..., None], name: str, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True, name=name)
+        self._threads.append(thread)
+        thread.start()
 
     def _plan(self, units: Iterator[tuple[FetchUnit, PatchPack]]) -> None:
         """Turn units into requests, as far ahead as open units allow (one thread)."""
@@ -202,20 +226,20 @@ class PrefetchManager:
     def _work(self) -> None:
         try:
             while (item := self._items.get()) is not None and not self._stop.is_set():
-                if not item.state.stop.is_set():
+                if not item.opened.state.stop.is_set():
                     self._fetch(item)
         except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
             self._settled.put(exc)
 
     def _fetch(self, item: _Item) -> None:
-        state = item.state
+        opened, state = item.opened, item.opened.state
 
         def fetch() -> Patch:
-            with item.throttle.acquire(state.stop):
-                return item.fetch(item.request)
+            with opened.throttle.acquire(state.stop):
+                return opened.fetch(item.request)
 
         try:
-            patch = call_with_retry(fetch, item.retry, state.stop)
+            patch = call_with_retry(fetch, opened.retry, state.stop)
         except Exception as exc:  # a row ends here; what went wrong is recorded with it
             if state.stop.is_set():
                 return
@@ -225,7 +249,7 @@ class PrefetchManager:
             counted = patch.provenance.get("requests", 1)
             state.pack.put(item.key, patch)
             rows = SettledRows(item.slots, None, counted if isinstance(counted, int) else 1, patch.n_images)
-        self._tell(state, rows, item.listener)
+        self._tell(state, rows, opened.listener)
 
     def _tell(self, state: FetchedUnit, rows: SettledRows, listener: Listener) -> None:
         last = state.settle(rows)

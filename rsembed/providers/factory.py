@@ -89,7 +89,8 @@ def make_provider(
         made = _class("gee", "GeeProvider")(project=settings.ee_project)
     else:
         where = catalog or settings.stac_url
-        made = _class("stac", "StacProvider")(where) if where else _class("stac", "StacProvider")()
+        given = {"catalog": where} if where else {}
+        made = _class("stac", "StacProvider")(**given, requester_pays=settings.requester_pays)
     provider: ProviderBase = made
     return provider
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rsembed.core.errors import ProviderError
 from rsembed.core.fetching import FetchRecipe, FetchRequest
@@ -19,6 +20,11 @@ from rsembed.providers.selection import whole_window
 
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 """The credential-free default: Element84's catalogue of Sentinel-2 Cloud-Optimised GeoTIFFs."""
+EARTH_SEARCH_PAID = frozenset(("sentinel-1-grd", "sentinel-2-l1c"))
+"""What it lists but cannot give away: files in buckets that charge whoever reads them (registry.opendata.aws).
+
+Its links to Level-1C scenes before July 2023 are wrong besides (Element84/earth-search issue 73).
+"""
 
 
 class StacProvider:
@@ -26,16 +32,22 @@ class StacProvider:
 
     ``catalog``: the path or URL of a static ``catalog.json``, or the URL of a STAC API. It is opened on
     first use. ``sign`` turns an asset's href into one that may be read (for services that hand out
-    short-lived links).
+    short-lived links). ``requester_pays``: the user's AWS account pays for buckets that ask for it.
     """
 
     name = "stac"
 
     def __init__(
-        self, catalog: str | Path = EARTH_SEARCH, *, sign: Callable[[str], str] | None = None, max_open_files: int = 384
+        self,
+        catalog: str | Path = EARTH_SEARCH,
+        *,
+        sign: Callable[[str], str] | None = None,
+        requester_pays: bool = False,
+        max_open_files: int = 384,
     ) -> None:
         self._href = _catalog_href(catalog)
         self._sign = sign
+        self._pays = requester_pays
         self._pool = DatasetPool(max_open_files)
         self._lock = threading.Lock()
         self._opened: StaticCatalog | ApiCatalog | None = None
@@ -48,7 +60,9 @@ class StacProvider:
         return {"backend": self.name, "catalog": catalog.identity, "collections": list(catalog.collections)}
 
     def check(self, recipe: FetchRecipe, bands: Sequence[str]) -> None:
-        """Raise ProviderError when the catalogue lacks the collection or every scene of it a band."""
+        """Raise ProviderError when the catalogue lacks the collection, or every scene of it a band, or asks a price."""
+        if not self._pays:
+            _refuse_paid(self._href, collection_info(recipe.collection))
         catalog = self._catalog(RequestCounter())
         info = self._info(catalog, recipe.collection)
         if not info.stac_ids:
@@ -96,6 +110,14 @@ class StacProvider:
         if info.family == "unknown":
             info = of_constellation(collection, catalog.constellation_of(collection))
         return replace(info, stac_ids=tuple(i for i in info.stac_ids if i in catalog.collections))
+
+
+def _refuse_paid(href: str, info: CollectionInfo) -> None:
+    if urlsplit(href).netloc == urlsplit(EARTH_SEARCH).netloc and set(info.stac_ids) <= EARTH_SEARCH_PAID:
+        raise ProviderError(
+            f"Earth Search lists {', '.join(info.stac_ids)} but keeps its files where the reader pays; with an AWS "
+            f"account, set AWS_REQUEST_PAYER=requester"
+        )
 
 
 def _catalog_href(catalog: str | Path) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rsembed.core.card import InputContract, Licence, ModelCard, Option, Step
 from rsembed.core.fetching import FetchRecipe, FetchRequest, FramePolicy
 from rsembed.core.patch import Frame, Json, Patch
+from rsembed.core.specs import Window
 from rsembed.embedders.base import EmbedderBase, Floats, View
 from rsembed.embedders.registry import register
 
@@ -35,6 +36,16 @@ def request_seed(request: FetchRequest) -> int:
 def _noise(shape: tuple[int, ...]) -> NDArray[np.uint32]:
     # Drawn once a shape: a generator for each row would cost more than all that is measured.
     return np.random.Generator(np.random.PCG64(0)).integers(0, 2**20, shape, dtype=np.uint32)
+
+
+@lru_cache(maxsize=4096)
+def _frames(bins: tuple[Window, ...]) -> tuple[Frame, ...]:
+    return tuple(Frame(w, 1, w.midpoint, w.midpoint, w.midpoint, (f"scene-{w.start}",)) for w in bins)
+
+
+@lru_cache(maxsize=64)
+def _weights(pixels: int) -> NDArray[np.float32]:
+    return np.random.RandomState(0).standard_normal((pixels, 16)).astype(np.float32)
 
 
 class NullProvider:
@@ -91,8 +102,7 @@ class NullProvider:
         if self._clear is not None:
             valid[..., round(self._clear(request) * grid.height) :, :] = False
             values[~valid] = 0
-        frames = tuple(Frame(w, 1, w.midpoint, w.midpoint, w.midpoint, (f"scene-{w.start}",)) for w in request.bins)
-        return Patch(values, valid, request.bands, grid, frames, {"requests": 1})
+        return Patch(values, valid, request.bands, grid, _frames(request.bins), {"requests": 1})
 
 
 def _contract(frames: FramePolicy = FramePolicy()) -> InputContract:  # noqa: B008 - frozen value
@@ -137,5 +147,4 @@ class NullEmbedder(EmbedderBase):
         if poison >= 0 and (np.rint(image[:, 0, 0, 0] * 4000) == poison).any():
             raise ValueError("a poisoned row is in this batch")
         flat = image.mean(axis=1).reshape(len(image), -1)
-        weights = np.random.RandomState(0).standard_normal((flat.shape[1], 16)).astype(np.float32)
-        return np.asarray(np.einsum("bp,pd->bd", flat, weights), dtype=np.float32)
+        return np.asarray(np.einsum("bp,pd->bd", flat, _weights(flat.shape[1])), dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 from tests.acceptance.fleet_parts import Trial, surroundings
 from tests.acceptance.gate import Gate
 from tests.s3_server import CREDENTIALS
+from workers.ledger.errors import RunStateError
 from workers.testing import FleetUnderTest
 
 
@@ -21,8 +23,17 @@ def gate(s3_endpoint: str) -> Iterator[Gate]:
     gate.shut()
 
 
+@pytest.fixture
+def trial(standing_trial: Trial) -> Iterator[Trial]:
+    """The fleet for one test, which leaves no run behind that others would wait for."""
+    yield standing_trial
+    for run in standing_trial.ledger.runs(active=True):
+        with contextlib.suppress(RunStateError):
+            standing_trial.ledger.cancel(run.id, "test")
+
+
 @pytest.fixture(scope="session")
-def trial(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Trial]:
+def standing_trial(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Trial]:
     """A dispatcher with metrics, one IO worker and two that embed; each may be killed."""
     home = tmp_path_factory.mktemp("fleet")
     with socket.socket() as probe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 from rsembed.testing.null import request_seed
 from tests.acceptance.fleet_parts import Job, Trial, requests_of, rows_of, write_places
@@ -25,27 +24,23 @@ def check(trial: Trial, run: int, out: Path, victim: str, error_class: str) -> N
     trial.check(run)
 
 
-@pytest.mark.parametrize(
-    ("model", "error_class", "row"), [("null-crash", "crash", 517), ("null-hog", "out_of_memory", 3)]
-)
-def test_row_when_it_always_ends_the_embedding_process_then_it_alone_fails(
-    trial: Trial, tmp_path: Path, model: str, error_class: str, row: int
-) -> None:
-    table = write_places(tmp_path / "places.parquet", N_ROWS)
-    found = pq.read_table(table)
-    lon, lat = found["lon"][row].as_py(), found["lat"][row].as_py()
-    job = Job(table, (f"{model}:lon={lon!r},lat={lat!r}@null",), shard_size=SHARD)
-    before = trial.fleet.starts("cpu")
-    run = trial.start(job, tmp_path / "out")
-    check(trial, run, tmp_path / "out", found["id"][row].as_py(), error_class)
-    assert 2 <= trial.fleet.starts("cpu") - before <= MOST_DEATHS
+def test_rows_when_they_always_end_their_process_then_they_alone_fail(trial: Trial, tmp_path: Path) -> None:
+    table, others = (write_places(tmp_path / f"{lon}.parquet", N_ROWS, lon=lon) for lon in (2.0, 2.5))
+    found = {row["id"]: row for row in pq.read_table(table).to_pylist()}
+    crashing, hogging, fetching = "p00517", "p00003", "p00700"
 
+    def victim(model: str, name: str) -> str:
+        return f"{model}:lon={found[name]['lon']!r},lat={found[name]['lat']!r}@null"
 
-def test_row_when_it_always_ends_the_fetching_process_then_it_alone_fails(trial: Trial, tmp_path: Path) -> None:
-    table = write_places(tmp_path / "places.parquet", N_ROWS, lon=2.5)
-    victim = "p00700"
-    job = Job(table, backend={"crash_seed": request_seed(requests_of(table, tmp_path)[victim])}, shard_size=SHARD)
-    before = trial.fleet.starts("io")
-    run = trial.start(job, tmp_path / "out")
-    check(trial, run, tmp_path / "out", victim, "crash")
-    assert 2 <= trial.fleet.starts("io") - before <= MOST_DEATHS
+    backend = {"crash_seed": request_seed(requests_of(others, tmp_path)[fetching])}
+    jobs = [
+        (fetching, "crash", Job(others, backend=backend, shard_size=SHARD)),
+        (crashing, "crash", Job(table, (victim("null-crash", crashing),), shard_size=SHARD)),
+        (hogging, "out_of_memory", Job(table, (victim("null-hog", hogging),), shard_size=SHARD)),
+    ]
+    before = trial.fleet.starts("cpu"), trial.fleet.starts("io")
+    runs = [(trial.start(job, tmp_path / name), name, error_class) for name, error_class, job in jobs]
+    for run, name, error_class in runs:
+        check(trial, run, tmp_path / name, name, error_class)
+    assert 2 * 2 <= trial.fleet.starts("cpu") - before[0] <= 2 * MOST_DEATHS
+    assert 2 <= trial.fleet.starts("io") - before[1] <= MOST_DEATHS

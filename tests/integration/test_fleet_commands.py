@@ -96,6 +96,13 @@ def test_submit_when_paused_is_asked_for_then_it_waits(fleet: Fleet) -> None:
     assert fleet.ledger.run(run).state is RunState.PAUSED
 
 
+def test_submit_when_watched_by_a_program_then_one_object_tells_how_it_ended(fleet: Fleet) -> None:
+    fleet.submit()
+    fleet.run_to_the_end(failed=[0])
+    found = fleet.submit("--watch", code=3)
+    assert (found["created"], found["state"], found["exit_code"]) == (False, "done_with_failures", 3)
+
+
 def test_submit_when_people_read_it_then_plan_and_next_step_are_told(fleet: Fleet) -> None:
     out = ("--out", str(fleet.folder / "out"), "--backend", "null")
     said = fleet("submit", str(fleet.table), "--model", "null", *out).stdout
@@ -165,6 +172,13 @@ def test_command_when_the_run_is_unknown_then_refused_in_words(fleet: Fleet) -> 
 
 
 # Steering
+
+
+def test_resume_when_a_limit_is_given_then_it_is_the_runs(fleet: Fleet) -> None:
+    run = fleet.submit("--max-requests", "5", "--paused")["run"]
+    fleet("resume", str(run), "--max-requests", "50")
+    found = fleet.ledger.run(run)
+    assert (found.state, found.max_requests) == (RunState.RUNNING, 50)
 
 
 def test_pause_resume_cancel_when_given_then_states_follow_and_twice_is_nothing(fleet: Fleet) -> None:

@@ -27,10 +27,17 @@ def pause(run_ids: tuple[int, ...], reason: str | None, as_json: bool) -> None:
 
 @click.command()
 @runs_argument
+@click.option("--max-requests", type=click.IntRange(min=1), help="Another limit, for a run that has used up its own.")
 @json_option
-def resume(run_ids: tuple[int, ...], as_json: bool) -> None:
+def resume(run_ids: tuple[int, ...], max_requests: int | None, as_json: bool) -> None:
     """Let each RUN go on that is paused, blocked or cancelled."""
-    _each(run_ids, "resumed", lambda ledger, run: ledger.resume(run, operator()), as_json)
+
+    def go_on(ledger: Ledger, run: int) -> bool:
+        if max_requests is not None:
+            ledger.set_max_requests(run, max_requests, operator())
+        return ledger.resume(run, operator())
+
+    _each(run_ids, "resumed", go_on, as_json)
 
 
 @click.command()

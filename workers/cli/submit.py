@@ -153,11 +153,18 @@ class _Call:
             )
             changes = self._adjust(ledger, found)
             if given["as_json"]:
-                print_json(submission_json(found))
-            else:
-                for line in (*submission_lines(found, watched=given["watch"]), *changes):
-                    click.echo(line)
+                return self._tell_programs(ledger, found)
+            for line in (*submission_lines(found, watched=given["watch"]), *changes):
+                click.echo(line)
             return watch_run(ledger, found.run.id, quiet=silent) if given["watch"] else 0
+
+    def _tell_programs(self, ledger: Ledger, found: Submission) -> int:
+        """Print one JSON object, with ``--watch`` once the run has ended; the exit code."""
+        watched = self._given["watch"]
+        code = watch_run(ledger, found.run.id, quiet=True, tell_end=False) if watched else 0
+        told = {**submission_json(found), "state": ledger.run(found.run.id).state.value}
+        print_json({**told, "exit_code": code} if watched else told)
+        return code
 
     def _adjust(self, ledger: Ledger, found: Submission) -> list[str]:
         """What the options change beside the request: of a new run, and of one that is there already; in words."""

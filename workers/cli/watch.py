@@ -68,10 +68,14 @@ def watch_run(
     run_id: int,
     *,
     quiet: bool = False,
+    tell_end: bool = True,
     view: View | None = None,
     look_every_s: float = _LOOK_EVERY_S,
 ) -> int:
-    """Show run ``run_id`` until it ends; the exit code. A ledger that is away is waited for."""
+    """Show run ``run_id`` until it ends; the exit code. A ledger that is away is waited for.
+
+    ``quiet``: no progress; ``tell_end``: print how it ended.
+    """
     view = view or _view(quiet)
     state: tuple[RunState, str | None] | None = None
     waits: list[str] = []
@@ -95,7 +99,7 @@ def watch_run(
     except KeyboardInterrupt:
         click.echo(f"\nrun {run_id} goes on; `rsembed fleet watch {run_id}` follows it again", err=True)
         return EXIT_STOPPED
-    for line in end_lines(status):
+    for line in end_lines(status) if tell_end else ():
         click.echo(line)
     return ENDS[status.run.state]
 

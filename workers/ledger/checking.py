@@ -112,7 +112,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     (
         "a file of shard {}/{} says that the fetch of row {} failed, the ledger does not",
         """
-        SELECT j.model_index, j.shard, f ->> 1 FROM infer_jobs j CROSS JOIN LATERAL json_array_elements(j.row_failures) f
+        SELECT j.model_index, j.shard, f ->> 1
+        FROM infer_jobs j CROSS JOIN LATERAL json_array_elements(j.row_failures) f
         WHERE j.run_id = :run AND j.state IN ('done', 'failed') AND f ->> 3 = 'fetch' AND NOT EXISTS (
             SELECT FROM failures d WHERE d.run_id = :run AND d.stage = 'fetch' AND d.entry_index = j.group_index
                 AND d.seq = CAST(f ->> 1 AS bigint))

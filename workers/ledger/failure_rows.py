@@ -74,7 +74,7 @@ def _hash(traceback: str | None) -> str | None:
 
 def failures_json(failures: Iterable[FailureRecord]) -> list[Json]:
     """A file's failures as its record holds them."""
-    return [[f.row, f.seq, f.id, f.stage, f.error_class, f.message] for f in failures]
+    return [[f.row, f.seq, f.id, f.stage, f.error_class, clean(f.message)] for f in failures]
 
 
 def failures_from_json(value: Iterable[Sequence[object]]) -> tuple[FailureRecord, ...]:

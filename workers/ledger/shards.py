@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping
 
 from rsembed.pipelines.checkpoint import PartRecord
 from workers.ledger.errors import LedgerUnavailableError
-from workers.ledger.events import note, to_text
+from workers.ledger.events import note_seldom, to_text
 from workers.ledger.failure_rows import write_failures
 from workers.ledger.file_records import FILE_COLUMNS, file_parameters, read_file, row_counts
 from workers.ledger.records import ClaimedShard, Marks, RowOutcome, ShardState
@@ -242,7 +242,16 @@ class Shards(Transactions):
         released = bool(tx.execute(sql(_RELEASE), where.place() | how | {"state": state.value}).rowcount)
         if released and (reason is not None or not losses_refund):
             kind = "shard_released" if losses_refund else "shard_lost"
-            note(tx, where.run, kind, "worker", stage="embed", model=where.index, shard=where.shard, error=reason)
+            note_seldom(
+                tx,
+                where.run,
+                kind,
+                "worker",
+                stage="embed",
+                model=where.index,
+                shard=where.shard,
+                error=reason,
+            )
         return released
 
 

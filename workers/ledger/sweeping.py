@@ -108,6 +108,12 @@ _COMPACT = """
     FROM old GROUP BY 1, 2, 3, 4
 """
 
+_FORGET_EVENTS = """
+    DELETE FROM events e USING runs r
+    WHERE e.run_id = r.id AND r.ended_at < clock_timestamp() - interval '30 days'
+        AND e.kind IN ('unit_released', 'shard_released', 'unit_lost', 'shard_lost', 'lease_expired', 'inputs_lost')
+"""
+
 WORKER_SILENT_S = 120.0
 _FORGET_WORKERS = "DELETE FROM workers WHERE state = 'stopped' AND heartbeat_at < clock_timestamp() - interval '1 day'"
 
@@ -115,7 +121,6 @@ _FORGET_WORKERS = "DELETE FROM workers WHERE state = 'stopped' AND heartbeat_at 
 class Sweeping(Transactions):
     """Leases that ran out, readiness, and what is ready."""
 
-    attempts = 1
     since = 0.0
     """When this leadership began, on the process's monotonic clock."""
 
@@ -171,5 +176,6 @@ class Sweeping(Transactions):
 
     @transactional
     def compact(self, tx: Connection) -> int:
-        """Sum old progress up by the hour; how many entries are left of it."""
+        """Sum old progress up by the hour and forget what units went through a month ago; how many sums there are."""
+        tx.execute(sql(_FORGET_EVENTS))
         return tx.execute(sql(_COMPACT)).rowcount

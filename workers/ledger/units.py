@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, RowMapping
 
 from workers.ledger.errors import LedgerUnavailableError
-from workers.ledger.events import note, to_text
+from workers.ledger.events import note_seldom, to_text
 from workers.ledger.failure_rows import write_failures
 from workers.ledger.records import ClaimedUnit, Marks, RowOutcome, SettleAnswer
 from workers.ledger.tokens import Token, new_key
@@ -202,7 +202,16 @@ class Units(Transactions):
         released = bool(tx.execute(sql(_RELEASE), where.place() | how).rowcount)
         if released and (error is not None or not losses_refund):
             kind = "unit_released" if losses_refund else "unit_lost"
-            note(tx, where.run, kind, "worker", stage="fetch", group=where.index, shard=where.shard, error=error)
+            note_seldom(
+                tx,
+                where.run,
+                kind,
+                "worker",
+                stage="fetch",
+                group=where.index,
+                shard=where.shard,
+                error=error,
+            )
         return released
 
 

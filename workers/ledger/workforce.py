@@ -54,6 +54,16 @@ _HEARTBEAT = f"""
 """
 
 
+_DEGRADE = """
+    UPDATE workers SET degraded = degraded || jsonb_build_object(CAST(:model AS text), CAST(:reason AS text))
+    WHERE id = :worker AND degraded ->> :model IS DISTINCT FROM CAST(:reason AS text)
+"""
+
+_RECOVER = """
+    UPDATE workers SET degraded = degraded - CAST(:model AS text) WHERE id = :worker AND jsonb_exists(degraded, :model)
+"""
+
+
 class Workforce(Transactions):
     """What is known of worker processes."""
 
@@ -124,15 +134,9 @@ class Workforce(Transactions):
     @transactional
     def degrade(self, tx: Connection, worker_id: str, model: str, reason: str | None) -> None:
         """Say that the worker cannot serve ``model`` (``io``: fetch at all), or with None that it can again."""
-        change = "degraded - CAST(:model AS text)" if reason is None else (
-            "degraded || jsonb_build_object(CAST(:model AS text), CAST(:reason AS text))"
-        )  # fmt: skip
-        tx.execute(
-            sql(f"UPDATE workers SET degraded = {change} WHERE id = :worker"),
-            {"worker": worker_id, "model": model, "reason": None if reason is None else clean(reason)},
-        )
-        note(tx, None, "worker_recovered" if reason is None else "worker_degraded", "worker",
-             worker=worker_id, model=model, reason=reason)  # fmt: skip
+        named = {"worker": worker_id, "model": model, "reason": None if reason is None else clean(reason)}
+        if tx.execute(sql(_RECOVER if reason is None else _DEGRADE), named).rowcount:
+            note(tx, None, "worker_recovered" if reason is None else "worker_degraded", "worker", **named)
 
     @transactional
     def drain(self, tx: Connection, target: str | None, on: bool, who: str) -> int:

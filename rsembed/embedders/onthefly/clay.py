@@ -14,20 +14,13 @@ from rsembed.core.card import InputContract, Licence, ModelCard, Option, Step, W
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import Floats, View
 from rsembed.embedders.renames import TORCH_ENCODER_LAYER
+from rsembed.embedders.sentinel import S2_L2A, SQUARE, SpectralBand
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rsembed.embedders.nets.tokens import Tokens
-
-
-class Band(NamedTuple):
-    """Wavelength in micrometres; mean and standard deviation in DN (configs/metadata.yaml, sentinel-2-l2a)."""
-
-    wavelength_um: float
-    mean: float
-    std: float
 
 
 class Size(NamedTuple):
@@ -40,17 +33,18 @@ class Size(NamedTuple):
     mlp: int
 
 
+# Mean and std in DN (configs/metadata.yaml, sentinel-2-l2a).
 BANDS = {
-    "B2": Band(0.493, 1105, 1809),
-    "B3": Band(0.56, 1355, 1757),
-    "B4": Band(0.665, 1552, 1888),
-    "B5": Band(0.704, 1887, 1870),
-    "B6": Band(0.74, 2422, 1732),
-    "B7": Band(0.783, 2630, 1697),
-    "B8": Band(0.842, 2743, 1742),
-    "B8A": Band(0.865, 2785, 1648),
-    "B11": Band(1.61, 2388, 1470),
-    "B12": Band(2.19, 1835, 1379),
+    "B2": SpectralBand(0.493, 1105, 1809),
+    "B3": SpectralBand(0.56, 1355, 1757),
+    "B4": SpectralBand(0.665, 1552, 1888),
+    "B5": SpectralBand(0.704, 1887, 1870),
+    "B6": SpectralBand(0.74, 2422, 1732),
+    "B7": SpectralBand(0.783, 2630, 1697),
+    "B8": SpectralBand(0.842, 2743, 1742),
+    "B8A": SpectralBand(0.865, 2785, 1648),
+    "B11": SpectralBand(1.61, 2388, 1470),
+    "B12": SpectralBand(2.19, 1835, 1379),
 }
 SIZES = {
     "tiny": Size(192, 6, 4, 48, 2),
@@ -63,7 +57,7 @@ IMAGE_PX = 256
 _INPUT = (
     Step("Sentinel-2 Level-2A (sentinel-2-l2a of configs/metadata.yaml); invalid pixels DN 0", "documented"),
     Step("(DN - mean) / std per band, not clipped", "verified"),
-    Step("mirrored at the bottom or right to a square", "inferred"),
+    SQUARE,
     Step("other sizes: bilinear without antialias to 256; the authors feed chips of 256 as they are", "inferred"),
     Step("wavelengths in micrometres, 0.493 for B2 to 2.19 for B12 (configs/metadata.yaml)", "verified"),
     Step("place: sine and cosine of the latitude and of the longitude of the row's centre", "verified"),
@@ -81,7 +75,7 @@ CARD = ModelCard(
     source="https://github.com/Clay-foundation/model",
     kind="onthefly",
     inputs={
-        "s2": InputContract("COPERNICUS/S2_SR_HARMONIZED", bands=tuple(BANDS), scale_m=10, image_size=IMAGE_PX)
+        "s2": InputContract(S2_L2A, bands=tuple(BANDS), scale_m=10, image_size=IMAGE_PX)
     },
     outputs=("pooled", "grid"),
     pooling="vector",

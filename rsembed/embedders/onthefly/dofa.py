@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,20 +12,13 @@ from rsembed.core.card import InputContract, Licence, ModelCard, Option, Step, W
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
 from rsembed.embedders.renames import TORCH_ENCODER_LAYER
+from rsembed.embedders.sentinel import S2_L1C, S2_L2A, SQUARE, SpectralBand
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rsembed.embedders.nets.tokens import Tokens
-
-
-class Band(NamedTuple):
-    """Wavelength in micrometres; mean and standard deviation of the authors' 8-bit images (README.md, S2_MEAN)."""
-
-    wavelength_um: float
-    mean: float
-    std: float
 
 
 class Size(NamedTuple):
@@ -38,23 +30,22 @@ class Size(NamedTuple):
     file_bytes: int
 
 
+# Mean and std of the authors' 8-bit images (README.md, S2_MEAN).
 BANDS = {
-    "B4": Band(0.665, 114.1099739, 77.84352553),
-    "B3": Band(0.560, 114.81779093, 69.96844919),
-    "B2": Band(0.490, 126.63977424, 67.42465279),
-    "B5": Band(0.705, 84.33539309, 64.57022983),
-    "B6": Band(0.740, 97.84789168, 61.72545487),
-    "B7": Band(0.783, 103.94461911, 61.34187099),
-    "B8": Band(0.842, 101.435633, 60.29744676),
-    "B11": Band(1.610, 72.32804172, 47.88519516),
-    "B12": Band(2.190, 56.66528851, 42.55886798),
+    "B4": SpectralBand(0.665, 114.1099739, 77.84352553),
+    "B3": SpectralBand(0.560, 114.81779093, 69.96844919),
+    "B2": SpectralBand(0.490, 126.63977424, 67.42465279),
+    "B5": SpectralBand(0.705, 84.33539309, 64.57022983),
+    "B6": SpectralBand(0.740, 97.84789168, 61.72545487),
+    "B7": SpectralBand(0.783, 103.94461911, 61.34187099),
+    "B8": SpectralBand(0.842, 101.435633, 60.29744676),
+    "B11": SpectralBand(1.610, 72.32804172, 47.88519516),
+    "B12": SpectralBand(2.190, 56.66528851, 42.55886798),
 }
 SIZES = {"base": Size(768, 12, 12, 448_000_000), "large": Size(1024, 24, 16, 1_353_000_000)}
 IMAGE_PX = 224
-L1C, L2A = "COPERNICUS/S2_HARMONIZED", "COPERNICUS/S2_SR_HARMONIZED"
 
 _NORMALISE = Step("mean and std per band, of the authors' 8-bit Sentinel-2 images (README.md)", "verified")
-_SQUARE = Step("mirrored at the bottom or right to a square", "inferred")
 _RESIZE = "bilinear without antialias to 224"
 _WAVELENGTHS = Step("wavelengths of the bands in micrometres, 0.49 for B2 to 2.19 for B12 (README.md)", "verified")
 _GRID = Step("grid: patch tokens of the last block without a norm", "inferred")
@@ -66,7 +57,7 @@ CARD = ModelCard(
     paper="arXiv:2403.15356",
     source="https://github.com/zhu-xlab/DOFA",
     kind="onthefly",
-    inputs={"s2": InputContract(collection=L1C, bands=tuple(BANDS), scale_m=10, image_size=IMAGE_PX)},
+    inputs={"s2": InputContract(S2_L1C, tuple(BANDS), scale_m=10, image_size=IMAGE_PX, reference_collection=S2_L2A)},
     outputs=("pooled", "grid"),
     pooling="tokens",
     dims={variant: size.dim for variant, size in SIZES.items()},
@@ -79,7 +70,7 @@ CARD = ModelCard(
             Step("bytes as in SatlasPretrain: B4, B3, B2 as in ESA's true-colour image (255 at DN 3558), the others "
                  "DN / 32, decimals cut off, at most 255; invalid pixels 0", "documented"),
             _NORMALISE,
-            _SQUARE,
+            SQUARE,
             Step(_RESIZE, "inferred"),
             _WAVELENGTHS,
             Step("pooled: mean (or max) of the patch tokens, then LayerNorm without scale and shift: the authors have "
@@ -90,7 +81,7 @@ CARD = ModelCard(
             Step("Sentinel-2 Level-2A", "verified"),
             Step("DN / 10000, clipped to 0..1, times 255, not rounded; invalid pixels 0", "verified"),
             _NORMALISE,
-            _SQUARE,
+            SQUARE,
             Step(_RESIZE, "verified"),
             _WAVELENGTHS,
             Step("pooled: mean (or max) of the patch tokens, then the pre-training's LayerNorm of tokens", "verified"),
@@ -129,14 +120,6 @@ class Dofa(TorchEmbedder):
     )
     # Of the pre-training: the token for masked patches and the head of its distillation.
     drop = (r"mask_token", r"projector\..*")
-
-    @property
-    def contract(self) -> InputContract:
-        """The card's contract; the reference reads Level-2A."""
-        contract = super().contract
-        if self.config.recipe == "rs-embed" and self.config.sensor is None:
-            return replace(contract, collection=L2A)
-        return contract
 
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
         """Network inputs of one tile."""

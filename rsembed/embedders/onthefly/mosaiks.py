@@ -12,6 +12,7 @@ from rsembed.core.card import InputContract, Licence, ModelCard, Step
 from rsembed.core.errors import ModelError
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
+from rsembed.embedders.sentinel import RGB, S2_L2A
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -46,13 +47,7 @@ CARD = ModelCard(
     source="https://github.com/Global-Policy-Lab/mosaiks-paper",
     kind="onthefly",
     inputs={
-        "s2": InputContract(
-            collection="COPERNICUS/S2_SR_HARMONIZED",
-            bands=("B4", "B3", "B2"),
-            scale_m=10,
-            image_size=128,
-            any_size=True,
-        )
+        "s2": InputContract(S2_L2A, RGB, scale_m=10, image_size=128, any_size=True),
     },
     outputs=("pooled", "grid"),
     pooling="tokens",

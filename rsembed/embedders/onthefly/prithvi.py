@@ -17,6 +17,7 @@ from rsembed.core.errors import ModelError
 from rsembed.core.fetching import FramePolicy
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
+from rsembed.embedders.sentinel import S2_L2A, SQUARE
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ STD = (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0)
 NO_DATA = 0.0001  # what the authors' inference.py puts, after normalisation, where there is no data
 TRAINED_PX = 224
 
-_SQUARE = Step("mirrored at the bottom or right to a square", "inferred")
 _SIDE_INPUTS = (
     Step("date code: year and day of the year of each frame, float32, learned scale", "verified"),
     Step("place code: (latitude, longitude) of the row's centre in degrees, as the encoder documents it; the authors' "
@@ -69,7 +69,7 @@ CARD = ModelCard(
     kind="onthefly",
     inputs={
         "s2": InputContract(
-            collection="COPERNICUS/S2_SR_HARMONIZED",
+            collection=S2_L2A,
             bands=("B2", "B3", "B4", "B8A", "B11", "B12"),
             scale_m=30,
             image_size=TRAINED_PX,
@@ -84,7 +84,7 @@ CARD = ModelCard(
         "authors": (
             Step("Sentinel-2 surface reflectance as stand-in for the HLS product of the training", "inferred"),
             Step("(DN - mean) / std per band, no clipping; then invalid pixels 0.0001 (inference.py)", "documented"),
-            _SQUARE,
+            SQUARE,
             Step("bilinear to 224 without antialias", "inferred"),
             Step("frames: one per 28 days of the window, 1 to 4; dates are median acquisitions", "inferred"),
             *_SIDE_INPUTS,
@@ -92,7 +92,7 @@ CARD = ModelCard(
         "rs-embed": (
             Step("DN / 10000, clipped to 0..1, invalid pixels 0; no mean or std", "verified"),
             Step("frames that are bit-identical to an earlier one are dropped, with their dates", "documented"),
-            _SQUARE,
+            SQUARE,
             Step("bilinear to 224 without antialias", "verified"),
             Step("frames: one per 28 days of the window, 1 to 4; dates are the bins' mid-points", "verified"),
             *_SIDE_INPUTS,

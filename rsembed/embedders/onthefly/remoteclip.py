@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.card import InputContract, Licence, ModelCard, Option, Step, WeightsFile
-from rsembed.core.errors import ModelError
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
+from rsembed.embedders.renames import TORCH_ATTENTION
+from rsembed.embedders.sentinel import RGB, S2_L2A, SQUARE
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _STEPS = (
         "8-bit aerial images and give no rule for Sentinel-2",
         "inferred",
     ),
-    Step("mirrored at the bottom or right to a square", "inferred"),
+    SQUARE,
     Step("bicubic with antialias on bytes to 224 (Pillow)", "verified"),
     Step("/ 255, then CLIP's mean and std", "verified"),
     Step("pooled: projected class token, not normalised to length one", "verified"),
@@ -49,11 +49,7 @@ CARD = ModelCard(
     paper="arXiv:2306.11029",
     source="https://github.com/ChenDelong1999/RemoteCLIP",
     kind="onthefly",
-    inputs={
-        "s2": InputContract(
-            collection="COPERNICUS/S2_SR_HARMONIZED", bands=("B4", "B3", "B2"), scale_m=10, image_size=IMAGE_PX
-        )
-    },
+    inputs={"s2": InputContract(S2_L2A, RGB, scale_m=10, image_size=IMAGE_PX)},
     outputs=("pooled", "grid"),
     pooling="vector",
     dims={"": 512},
@@ -88,8 +84,7 @@ class RemoteClip(TorchEmbedder):
         (r"^conv1\.", "patch_embed.proj."),
         (r"^transformer\.resblocks\.", "blocks."),
         (r"\.ln_([12])\.", r".norm\1."),
-        (r"\.attn\.in_proj_", ".attn.qkv."),
-        (r"\.attn\.out_proj\.", ".attn.proj."),
+        *TORCH_ATTENTION,
         (r"\.mlp\.c_fc\.", ".mlp.fc1."),
         (r"\.mlp\.c_proj\.", ".mlp.fc2."),
     )
@@ -110,12 +105,8 @@ class RemoteClip(TorchEmbedder):
 
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
         """Network input of one tile."""
-        if len(view.values_tchw) != 1:
-            raise ModelError(f"remoteclip takes one frame, got {len(view.values_tchw)}")
-        filled = preprocess.fill_invalid(view.values_tchw[0], view.valid_tchw[0])
-        square = preprocess.pad_to_square(filled)
-        resized = preprocess.resize_bicubic_uint8(preprocess.reflectance_to_uint8(square), IMAGE_PX)
-        return {"pixels": preprocess.standardise(resized.astype(np.float32) / np.float32(255.0), MEAN, STD)}
+        square = preprocess.square_frame(view.values_tchw, view.valid_tchw, fill=self.contract.fill_value)
+        return {"pixels": preprocess.photograph(square, IMAGE_PX, MEAN, STD)}
 
     def build(self) -> nn.Module:
         """The image tower."""

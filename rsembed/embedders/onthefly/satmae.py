@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rsembed.core.card import InputContract, Licence, ModelCard, Step, WeightsFile
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
+from rsembed.embedders.sentinel import AS_PHOTOGRAPH, FMOW_MEAN, FMOW_STD, RGB, S2_L2A, SQUARE
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -17,19 +18,10 @@ if TYPE_CHECKING:
 
     from rsembed.embedders.nets.tokens import Tokens
 
-# Of the fMoW images, 0..1 (the authors' util/datasets.py, CustomDatasetFromImages).
-MEAN = (0.4182007312774658, 0.4214799106121063, 0.3991275727748871)
-STD = (0.28774282336235046, 0.27541765570640564, 0.2764017581939697)
 IMAGE_PX = 224
 PATCH_PX = 16
 NORM_EPS = {"authors": 1e-6, "rs-embed": 1e-5}
 
-_BYTES = Step(
-    "DN / 10000, clipped to 0..1, times 255, decimals cut off, bytes; invalid pixels 0. The authors worked on 8-bit "
-    "fMoW images and give no rule for Sentinel-2, which comes out darker",
-    "inferred",
-)
-_SQUARE = Step("mirrored at the bottom or right to a square", "inferred")
 _NORMALISE = Step("/ 255, then the mean and std of the fMoW images", "verified")
 _POOLED = Step(
     "pooled: mean (or max) over the patch tokens after the final norm, no class token; the authors average patch "
@@ -45,19 +37,15 @@ CARD = ModelCard(
     paper="arXiv:2207.08051",
     source="https://github.com/sustainlab-group/SatMAE",
     kind="onthefly",
-    inputs={
-        "s2": InputContract(
-            collection="COPERNICUS/S2_SR_HARMONIZED", bands=("B4", "B3", "B2"), scale_m=10, image_size=IMAGE_PX
-        )
-    },
+    inputs={"s2": InputContract(S2_L2A, RGB, scale_m=10, image_size=IMAGE_PX)},
     outputs=("pooled", "grid"),
     pooling="tokens",
     dims={"": 1024},
     licence=Licence("CC-BY-NC-4.0", "no", "SatMAE by Cong et al. 2022 (arXiv:2207.08051)"),
     steps={
         "authors": (
-            _BYTES,
-            _SQUARE,
+            AS_PHOTOGRAPH,
+            SQUARE,
             Step(
                 "bicubic with antialias on bytes to 224 (Pillow). The authors' evaluation enlarges an image to 256 and "
                 "cuts out the middle 224: here the footprint of these 224 pixels is fetched, and nothing is cut off",
@@ -69,8 +57,8 @@ CARD = ModelCard(
             _GRID,
         ),
         "rs-embed": (
-            _BYTES,
-            _SQUARE,
+            AS_PHOTOGRAPH,
+            SQUARE,
             Step("bicubic with antialias on bytes to 224 (Pillow), no crop", "verified"),
             _NORMALISE,
             Step("LayerNorm eps 1e-5", "verified"),
@@ -108,8 +96,7 @@ class SatMae(TorchEmbedder):
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
         """Network input of one tile."""
         square = preprocess.square_frame(view.values_tchw, view.valid_tchw, fill=self.contract.fill_value)
-        bytes_ = preprocess.resize_bicubic_uint8(preprocess.reflectance_to_uint8(square), IMAGE_PX)
-        return {"pixels": preprocess.standardise(preprocess.uint8_to_unit(bytes_), MEAN, STD)}
+        return {"pixels": preprocess.photograph(square, IMAGE_PX, FMOW_MEAN, FMOW_STD)}
 
     def build(self) -> nn.Module:
         """The encoder, with the norm of the recipe."""

@@ -13,6 +13,7 @@ from rsembed.core.card import InputContract, Licence, ModelCard, Option, Step, W
 from rsembed.core.errors import ModelError
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import EmbedderConfig, View
+from rsembed.embedders.sentinel import AS_PHOTOGRAPH, FMOW_MEAN, FMOW_STD, RGB, S2_L1C, S2_L2A, SQUARE, only
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from rsembed.embedders.nets.tokens import Tokens
 
 RGB_PX, S2_PX = 224, 96
-# Of the fMoW images, 0..1 (the authors' util/datasets.py, CustomDatasetFromImages).
-RGB_MEAN = (0.4182007312774658, 0.4214799106121063, 0.3991275727748871)
-RGB_STD = (0.28774282336235046, 0.27541765570640564, 0.2764017581939697)
 RGB_NORM_EPS = {"authors": 1e-6, "rs-embed": 1e-5}
 # DN of fMoW-Sentinel, Level-1C, without B1, B9 and B10 (util/datasets.py, SentinelIndividualImageDataset).
 S2_MEAN = (1184.3824625, 1120.77120066, 1136.26026392, 1263.73947144, 1645.40315151,
@@ -31,13 +29,8 @@ S2_MEAN = (1184.3824625, 1120.77120066, 1136.26026392, 1263.73947144, 1645.40315
 S2_STD = (650.2842772, 712.12507725, 965.23119807, 948.9819932, 1108.06650639,
           1258.36394548, 1233.1492281, 1364.38688993, 1310.36996126, 1087.6020813)  # fmt: skip
 S2_GROUPS = ((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))
-L1C, L2A = "COPERNICUS/S2_HARMONIZED", "COPERNICUS/S2_SR_HARMONIZED"
 
-_RGB_BYTES = Step(
-    "rgb: DN / 10000, clipped to 0..1, times 255, decimals cut off, bytes; invalid pixels 0. The authors worked on "
-    "8-bit fMoW images and give no rule for Sentinel-2, which comes out darker",
-    "inferred",
-)
+_RGB_BYTES = only("rgb", AS_PHOTOGRAPH)
 _RGB_NORMALISE = Step("rgb: / 255, then the mean and std of the fMoW images, then float bicubic to 224", "verified")
 _S2_BYTES = Step(
     "s2_10b: mean - 2 std .. mean + 2 std of each band to 0..255, decimals cut off, bytes, / 255; then float bicubic "
@@ -45,7 +38,6 @@ _S2_BYTES = Step(
     "verified",
 )
 _S2_NORM = Step("s2_10b: LayerNorm eps 1e-6", "verified")
-_SQUARE = Step("mirrored at the bottom or right to a square", "inferred")
 _POOLED = Step(
     "pooled: mean (or max) over all patch tokens after the final norm, of all groups, no class token; the authors "
     "average patch tokens too, but fine-tune a norm of their own behind it, which the published encoder has not",
@@ -61,9 +53,10 @@ CARD = ModelCard(
     source="https://github.com/techmn/satmae_pp",
     kind="onthefly",
     inputs={
-        "rgb": InputContract(L2A, ("B4", "B3", "B2"), scale_m=10, image_size=RGB_PX),
+        "rgb": InputContract(S2_L2A, RGB, scale_m=10, image_size=RGB_PX),
         "s2_10b": InputContract(
-            L1C, ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"), scale_m=10, image_size=S2_PX
+            S2_L1C, ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"), scale_m=10, image_size=S2_PX,
+            reference_collection=S2_L2A,
         ),
     },
     outputs=("pooled", "grid"),
@@ -81,7 +74,7 @@ CARD = ModelCard(
             Step("s2_10b: Sentinel-2 Level-1C, as in fMoW-Sentinel, whose statistics are used", "documented"),
             _S2_BYTES,
             _S2_NORM,
-            _SQUARE,
+            SQUARE,
             Step("the authors' evaluation enlarges an image by 8 / 7 and cuts out the middle: here the footprint of "
                  "the network's own pixels is fetched, and nothing is cut off", "inferred"),
             _POOLED,
@@ -95,7 +88,7 @@ CARD = ModelCard(
             Step("rgb: LayerNorm eps 1e-5", "verified"),
             _S2_BYTES,
             _S2_NORM,
-            _SQUARE,
+            SQUARE,
             _POOLED,
             _GRID,
         ),
@@ -150,14 +143,6 @@ class SatMaePP(TorchEmbedder):
         """Key into the card's ``dims`` and ``weights``: each modality has weights of its own."""
         return f"{super().variant}_s2_10b" if self.config.modality == "s2_10b" else super().variant
 
-    @property
-    def contract(self) -> InputContract:
-        """The card's; the reference feeds Level-2A to both modalities."""
-        contract = super().contract
-        if self.config.recipe == "rs-embed" and self.config.sensor is None:
-            return replace(contract, collection=L2A)
-        return contract
-
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
         """Network input of one tile."""
         square = preprocess.square_frame(view.values_tchw, view.valid_tchw, fill=self.contract.fill_value)
@@ -168,7 +153,7 @@ class SatMaePP(TorchEmbedder):
         order = self.config.options["channel_order"]
         if order == "bgr" or (order == "auto" and self.config.recipe == "authors"):
             bytes_ = bytes_[::-1]  # mean and std keep their order: so do the authors' images, read as BGR
-        normalised = preprocess.standardise(preprocess.uint8_to_unit(bytes_), RGB_MEAN, RGB_STD)
+        normalised = preprocess.standardise(preprocess.uint8_to_unit(bytes_), FMOW_MEAN, FMOW_STD)
         return {"pixels": preprocess.resize_bicubic(normalised, RGB_PX)}
 
     def build(self) -> nn.Module:

@@ -13,6 +13,7 @@ from rsembed.core.card import InputContract, Licence, ModelCard, Step, WeightsFi
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import EmbedderConfig, View
 from rsembed.embedders.options import check_output
+from rsembed.embedders.sentinel import AS_PHOTOGRAPH, RGB, S2_L2A, SQUARE
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -27,12 +28,8 @@ IMAGE_PX = 224
 NATIVE_M = 10.0
 
 _PIXELS = (
-    Step(
-        "DN / 10000, clipped to 0..1, times 255, decimals cut off, bytes; invalid pixels 0. The authors worked on "
-        "8-bit fMoW images and give no rule for Sentinel-2, which comes out darker",
-        "inferred",
-    ),
-    Step("mirrored at the bottom or right to a square", "inferred"),
+    AS_PHOTOGRAPH,
+    SQUARE,
     Step("bicubic with antialias on bytes to 224 (Pillow), no crop", "inferred"),
     Step("/ 255, then ImageNet's mean and std", "verified"),
 )
@@ -44,11 +41,7 @@ CARD = ModelCard(
     paper="arXiv:2212.14532",
     source="https://github.com/bair-climate-initiative/scale-mae",
     kind="onthefly",
-    inputs={
-        "s2": InputContract(
-            collection="COPERNICUS/S2_SR_HARMONIZED", bands=("B4", "B3", "B2"), scale_m=NATIVE_M, image_size=IMAGE_PX
-        )
-    },
+    inputs={"s2": InputContract(S2_L2A, RGB, scale_m=NATIVE_M, image_size=IMAGE_PX)},
     outputs=("pooled", "grid"),
     pooling="tokens",
     dims={"": 1024},
@@ -113,9 +106,8 @@ class ScaleMae(TorchEmbedder):
         square = preprocess.square_frame(view.values_tchw, view.valid_tchw, fill=self.contract.fill_value)
         pixel_m = view.scale_m * square.shape[-1] / IMAGE_PX
         resolution = pixel_m / NATIVE_M if self.config.recipe == "authors" else pixel_m
-        bytes_ = preprocess.resize_bicubic_uint8(preprocess.reflectance_to_uint8(square), IMAGE_PX)
         return {
-            "pixels": preprocess.standardise(preprocess.uint8_to_unit(bytes_), MEAN, STD),
+            "pixels": preprocess.photograph(square, IMAGE_PX, MEAN, STD),
             "input_res": np.array(resolution, dtype=np.float32),
         }
 

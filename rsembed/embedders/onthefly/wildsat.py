@@ -14,6 +14,7 @@ from rsembed.core.card import InputContract, Licence, ModelCard, Option, Step, W
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import Floats, View
 from rsembed.embedders.renames import TORCH_ATTENTION
+from rsembed.embedders.sentinel import RGB, S2_L1C, S2_L2A, SQUARE
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 IMAGE_PX = 224
 CLASSES, OUT_DIM, BRANCHES = 1000, 256, 3
-L1C, L2A = "COPERNICUS/S2_HARMONIZED", "COPERNICUS/S2_SR_HARMONIZED"
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 FILES = {
     "vitb16": ("1IxBpf3nbEMzny4YJWS6stMBxel6gMiYE", 350_000_000),
@@ -32,7 +32,6 @@ FILES = {
 }
 """Variant -> id on Google Drive, bytes of the satellite tensors alone."""
 
-_SQUARE = Step("mirrored at the bottom or right to a square", "inferred")
 _SCORES = Step("no mean and std of ImageNet; the backbone's answer is its 1000 class scores", "verified")
 _POOLED = Step("pooled: the scores through the third linear head, which was trained on pairs of images", "verified")
 _GRID = Step("grid: vitb16 patch tokens after the encoder's norm; the others one cell, the pooled vector", "inferred")
@@ -44,7 +43,7 @@ CARD = ModelCard(
     paper="arXiv:2412.14428",
     source="https://github.com/cvl-umass/wildsat",
     kind="onthefly",
-    inputs={"s2": InputContract(collection=L1C, bands=("B4", "B3", "B2"), scale_m=10, image_size=IMAGE_PX)},
+    inputs={"s2": InputContract(S2_L1C, RGB, scale_m=10, image_size=IMAGE_PX, reference_collection=S2_L2A)},
     outputs=("pooled", "grid"),
     pooling="vector",
     dims=dict.fromkeys(FILES, OUT_DIM),
@@ -56,7 +55,7 @@ CARD = ModelCard(
             Step("Sentinel-2 Level-1C: the authors' images are those of SatlasPretrain", "documented"),
             Step("bytes as in ESA's true-colour image: 255 at DN 3558, decimals cut off; invalid pixels 0; / 255",
                  "documented"),
-            _SQUARE,
+            SQUARE,
             Step("bilinear with antialias on numbers to 224 (quickstart.ipynb; torchvision's Resize)", "documented"),
             Step("minmax: minus the image's minimum, over its maximum or 1 if that is smaller: contrast is not "
                  "stretched (dataset/satlas_sentinel.py); an image of one value gives zeros", "documented"),
@@ -69,7 +68,7 @@ CARD = ModelCard(
             Step("minmax: stretched from the least to the largest value of all bands, before any resizing; a spread of "
                  "at most 1e-6 gives zeros", "verified"),
             Step("times 255, decimals cut off, bytes", "verified"),
-            _SQUARE,
+            SQUARE,
             Step("bicubic with antialias on bytes to 224 (Pillow), / 255", "verified"),
             _SCORES,
             _POOLED,
@@ -150,14 +149,6 @@ class WildSat(TorchEmbedder):
     drop = (r".*\.relative_position_index",)  # computed
 
     @property
-    def contract(self) -> InputContract:
-        """The card's contract; the reference reads Level-2A."""
-        contract = super().contract
-        if self.config.recipe == "rs-embed" and self.config.sensor is None:
-            return replace(contract, collection=L2A)
-        return contract
-
-    @property
     def dim(self) -> int:
         """Length of the pooled vector, by the option ``feature``."""
         return CLASSES if self.config.options["feature"] == "backbone" else super().dim
@@ -167,7 +158,7 @@ class WildSat(TorchEmbedder):
         stretched = self.config.options["norm"] == "minmax"
         square = preprocess.square_frame(view.values_tchw, view.valid_tchw, fill=self.contract.fill_value)
         if self.config.recipe == "authors":
-            units = preprocess.uint8_to_unit(preprocess.satlas_to_uint8(square, self.card.inputs["s2"].bands))
+            units = preprocess.uint8_to_unit(preprocess.satlas_to_uint8(square, RGB))
             resized = preprocess.resize_bilinear(units, IMAGE_PX, antialias=True)
             return {"pixels": from_zero(resized) if stretched else resized}
         units = preprocess.reflectance(square)

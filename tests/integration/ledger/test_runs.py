@@ -263,6 +263,6 @@ def test_events_when_operators_act_then_who_and_when_are_written_down(ledger: Le
         ("note", "cy", None), ("run_paused", "bob", run.id), ("run_priority", "ada", run.id),
         ("submitted", "tester", run.id),
     ]  # fmt: skip
-    assert found[0].detail == {"x": [1, "\0"]}
+    assert found[0].detail == {"x": [1, "\ufffd"]}
     assert found[1].detail == {"before": "running", "reason": "lunch"}
     assert ledger.run(run.id).priority == 4

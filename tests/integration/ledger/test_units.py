@@ -257,6 +257,7 @@ def test_release_when_not_before_is_given_then_nobody_claims_it_sooner(ledger: L
     assert other is not None
     assert other.group != unit.group
     assert claim_unit(ledger) is None
+    ledger.release_unit(other.token, error="the store is full")
     (event,) = [event for event in ledger.events(unit.run) if event.kind == "unit_released"]
     assert event.detail["error"] == "the store is full"
 

@@ -35,3 +35,8 @@ def test_settings_when_a_flag_is_spelled_then_it_is_understood(text: str, on: bo
 
 def test_settings_when_xdg_names_a_cache_then_it_is_used() -> None:
     assert Settings.from_environment({"XDG_CACHE_HOME": "/xdg"}).cache_dir == Path("/xdg/rsembed")
+
+
+@pytest.mark.parametrize(("text", "pays"), [("requester", True), ("Requester ", True), ("", False), ("other", False)])
+def test_settings_when_gdal_is_told_who_pays_then_so_are_we(text: str, pays: bool) -> None:
+    assert Settings.from_environment({"AWS_REQUEST_PAYER": text}).requester_pays is pays

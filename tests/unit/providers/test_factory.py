@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rsembed.core.errors import SpecError
+from rsembed.core.errors import ProviderError, SpecError
+from rsembed.core.fetching import FetchRecipe
 from rsembed.core.settings import Settings
 from rsembed.providers.factory import backends, make_provider, register_backend, resolve_backend
 from rsembed.testing.null import NullProvider
@@ -41,6 +42,12 @@ def test_make_provider_when_raster_without_source_then_says_so() -> None:
 def test_make_provider_when_declarations_do_not_fit_then_refused() -> None:
     with pytest.raises(SpecError, match="unit declare what a raster holds"):
         make_provider("stac", unit="dB", settings=PLAIN)
+
+
+@pytest.mark.parametrize("collection", ["COPERNICUS/S2_HARMONIZED", "COPERNICUS/S1_GRD_FLOAT", "sentinel-2-l1c"])
+def test_make_provider_when_earth_search_would_charge_then_the_check_says_so_without_asking(collection: str) -> None:
+    with pytest.raises(ProviderError, match=r"where the reader pays.*AWS_REQUEST_PAYER=requester"):
+        make_provider("stac", settings=PLAIN).check(FetchRecipe(collection, 10.0), ("B4",))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from rsembed.core.settings import Settings
 from tests.unit.workers.run_parts import run_record, run_status, worker_record
 from workers.health import Examination, Finding
 from workers.ledger.errors import LedgerUnavailableError
-from workers.ledger.records import ModelEntry, RunRecord, RunStatus, WorkerRecord
+from workers.ledger.records import ModelEntry, RunRecord, RunState, RunStatus, WorkerRecord
 from workers.settings import FleetSettings
 
 
@@ -93,6 +93,12 @@ def test_progress_when_the_work_needs_another_device_then_the_worker_is_not_blam
 def test_progress_when_an_io_worker_idles_while_units_wait_then_it_failed() -> None:
     ward = Ward(runs=[run_record()], workers=[worker_record("io")], ages={"io": 300.0})
     assert states(examine(ward, "progress")) == ["failed"]
+
+
+def test_progress_when_a_run_is_blocked_then_that_is_a_warning_with_the_reason() -> None:
+    found = examine(Ward(runs=[run_record(RunState.BLOCKED, reason="no weights")]), "progress")
+    assert states(found) == ["warning", "ok"]
+    assert "run 7 is blocked and tried again: no weights" in found[0].detail
 
 
 def test_progress_when_only_this_machine_counts_then_others_are_not_blamed() -> None:

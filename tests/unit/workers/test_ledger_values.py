@@ -61,7 +61,7 @@ def test_json_when_it_holds_odd_text_then_it_comes_back_to_the_letter() -> None:
 
 
 def test_failures_when_stored_with_their_file_then_they_come_back_whole() -> None:
-    failures = (FailureRecord(3, 4, "p é\n\u2028", "fetch", "transient", "lost\n'connection' \\\0"),)
+    failures = (FailureRecord(3, 4, "p é\n\u2028", "fetch", "transient", "lost\n'connection' \\"),)
     assert failures_from_json(json.loads(to_text(failures_json(failures)))) == failures
 
 
