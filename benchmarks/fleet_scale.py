@@ -6,7 +6,10 @@ Everything runs on this machine: embedded servers, a dispatcher, worker processe
 ``ledger``: workers that claim, settle and do nothing else, so what is left is tickets and
 transactions. ``end to end``: patches of 1 x 8 x 8 pixels from the null provider through the input
 store, the null model, parts and manifest. The ledger holds ``--finished`` ended runs all the while.
-Servers and workers share the machine's cores, so compare figures of one run only.
+Servers and workers share the machine's cores. Where others use them too, rows a second say little:
+``..._cpu_ms`` is what each process spent on a row (ms of CPU, its children's included), ``load`` the
+load average meanwhile. ``pause_s``: until the last request or batch that began; ``rerun_s``: until
+each unit of a worker that was killed is leased again.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -74,7 +78,12 @@ class Figures:
     status_s: float = 0.0
     pause_s: float = 0.0
     rerun_p95_s: float = 0.0
+    rerun_s: list[float] = field(default_factory=list)
     growth_mb: dict[str, float] = field(default_factory=dict)
+    ledger_cpu_ms: dict[str, float] = field(default_factory=dict)
+    end_to_end_cpu_ms: dict[str, float] = field(default_factory=dict)
+    lease_s: float = 0.0
+    load: float = 0.0
 
 
 def say(text: str) -> None:
@@ -260,30 +269,79 @@ def measure_submit(fleet: FleetUnderTest, folder: Path, figures: Figures) -> Non
 def measure_books(fleet: FleetUnderTest, folder: Path, figures: Figures, run: int, rows: int) -> None:
     """Rows a second of one model through tickets and ledger alone, while the million rows are there."""
     environ = fleet.environ
-    workers = [
-        subprocess.Popen([sys.executable, __file__, "--book-worker", kind], env=environ, stdout=subprocess.DEVNULL,
-                         stderr=(folder / f"book-{kind}.log").open("w"))
+    workers = {
+        kind: subprocess.Popen([sys.executable, __file__, "--book-worker", kind], env=environ,
+                               stdout=subprocess.DEVNULL, stderr=(folder / f"book-{kind}.log").open("w"))
         for kind in ("io", "cpu")
-    ]  # fmt: skip
+    }  # fmt: skip
+    pids = {worker.pid: kind for kind, worker in workers.items()}
     try:
         wait_for(fleet, run, 256, "embed", 60)
-        began = time.monotonic()
-        before = _embedded(fleet, run)
+        before = Moment.now(fleet, run, pids)
         status_s = []
-        while _embedded(fleet, run) - before < rows and time.monotonic() - began < 120:
-            at = time.monotonic()
+        while _embedded(fleet, run) - before.rows < rows and time.monotonic() - before.at < 120:
+            began = time.monotonic()
             fleet.ledger.status(run)
-            status_s.append(time.monotonic() - at)
+            status_s.append(time.monotonic() - began)
             time.sleep(0.5)
         # Fetches and shards of all models are transactions of the same kind; rows of a model are counted.
-        figures.ledger_rows_s = round((_embedded(fleet, run) - before) / (time.monotonic() - began))
+        figures.ledger_rows_s, figures.ledger_cpu_ms = before.until(Moment.now(fleet, run, pids))
         figures.status_s = round(max(figures.status_s, sorted(status_s)[int(len(status_s) * 0.95)]), 3)
         figures.redis_mb = _redis_mb(fleet)
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.send_signal(signal.SIGTERM)
-        for worker in workers:
+        for worker in workers.values():
             worker.wait(30)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Rows embedded and CPU seconds spent so far, by the names of processes."""
+
+    at: float
+    rows: int
+    cpu_s: dict[str, float]
+
+    @classmethod
+    def now(cls, fleet: FleetUnderTest, run: int, more: dict[int, str] | None = None) -> Moment:
+        """As things are; ``more``: pid -> name of processes that are not the fleet's own."""
+        named = {child.pid: child.spec.name for child in fleet.children if child.pid is not None}
+        return cls(time.monotonic(), _embedded(fleet, run), cpu_seconds({**named, **(more or {})}))
+
+    def until(self, later: Moment) -> tuple[int, dict[str, float]]:
+        """Rows a second, and ms of CPU a row of each process and of all."""
+        rows = max(1, later.rows - self.rows)
+        spent = {name: later.cpu_s[name] - self.cpu_s.get(name, 0.0) for name in sorted(later.cpu_s)}
+        spent["all"] = sum(spent.values())
+        return round(rows / (later.at - self.at)), {name: round(1000 * s / rows, 4) for name, s in spent.items()}
+
+
+def cpu_seconds(names: dict[int, str]) -> dict[str, float]:
+    """CPU seconds of this process's children with all that descends from them; others than ``names`` by their command.
+
+    Servers that are not our children (given by their URLs) are not seen.
+    """
+    parents: dict[int, int] = {}
+    spent: dict[int, float] = {}
+    commands: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            before, _, after = (folder / "stat").read_text().rpartition(")")
+        except OSError:
+            continue
+        pid, fields = int(folder.name), after.split()
+        parents[pid], commands[pid] = int(fields[1]), before.partition("(")[2]
+        spent[pid] = sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    total: dict[str, float] = {}
+    for pid, seconds in spent.items():
+        top = pid
+        while parents.get(top, 0) not in (0, os.getpid()):
+            top = parents[top]
+        if parents.get(top) == os.getpid():
+            name = names.get(top, commands[top])
+            total[name] = total.get(name, 0.0) + seconds
+    return total
 
 
 def _embedded(fleet: FleetUnderTest, run: int) -> int:
@@ -296,22 +354,19 @@ def _redis_mb(fleet: FleetUnderTest) -> float:
 
 
 def measure_end_to_end(fleet: FleetUnderTest, folder: Path, figures: Figures, rows: int) -> None:
+    """Rows a second and CPU a row through one IO and one inference worker, and what these grow by."""
     table = folder / "some.parquet"
     write_table(table, rows)
-    children = [fleet.add(f"io-{k}", ("worker", "io")) for k in range(1)]
-    children += [fleet.add(f"cpu-{k}", ("worker", "cpu", "--models", "null")) for k in range(1)]
-    _wait_for_workers(fleet, 2)
+    children = [fleet.add("io", ("worker", "io")), fleet.add("cpu", ("worker", "cpu", "--models", "null,null-slow"))]
     told, _, _ = submit(fleet, table, folder / "some", ("null@one",))
     run = int(told["run"])
-    wait_for(fleet, run, rows // 10, "embed")
-    sizes = {name: _rss(child.pid) for child in children for name in [child.spec.name]}
-    began, before = time.monotonic(), _embedded(fleet, run)
     # Past the start: workers have loaded what they need.
-    wait_for(fleet, run, rows - rows // 10, "embed")
-    figures.end_to_end_rows_s = round((_embedded(fleet, run) - before) / (time.monotonic() - began))
+    wait_for(fleet, run, rows // 5, "embed")
+    sizes = {child.spec.name: _rss(child.pid) for child in children}
+    before = Moment.now(fleet, run)
+    wait_for(fleet, run, rows - rows // 20, "embed")
+    figures.end_to_end_rows_s, figures.end_to_end_cpu_ms = before.until(Moment.now(fleet, run))
     figures.growth_mb = {child.spec.name: round(_rss(child.pid) - sizes[child.spec.name], 1) for child in children}
-    figures.pause_s = _pause(fleet, folder)
-    figures.rerun_p95_s = _rerun(fleet, folder)
 
 
 def _wait_for_workers(fleet: FleetUnderTest, count: int) -> None:
@@ -327,51 +382,81 @@ def _rss(pid: int | None) -> float:
     return int(text.split()[1]) * resource.getpagesize() / 2**20
 
 
-def _slow_run(fleet: FleetUnderTest, folder: Path, name: str, rows: int) -> int:
-    table = folder / f"{name}.parquet"
-    write_table(table, rows)
-    words = [str(table), "--model", "null@one", "--backend", "null", "--backend-options", '{"latency_s": 0.2}']
-    words += ["--year", "2022", "--shard-size", "64", "--out", str(folder / name), "--json", "--priority", "5"]
-    done = subprocess.run(
-        [sys.executable, "-m", "rsembed", "fleet", "submit", *words], env=fleet.environ, capture_output=True, check=True
-    )
-    return int(json.loads(done.stdout)["run"])
+def measure_steering(fleet: FleetUnderTest, folder: Path, figures: Figures, kills: int) -> None:
+    """A run of slow calls and slow batches that is paused, taken up again, and loses its workers."""
+    for child in [child for child in fleet.children if child.spec.name == "io"]:
+        fleet.remove(child)
+    for k in range(2):
+        fleet.add(f"io-{k}", ("worker", "io"), {"RSEMBED_FETCH_THREADS": "16"})
+    calls, batches = folder / "calls", folder / "batches"
+    table = folder / "slow.parquet"
+    write_table(table, 20_000)
+    slow = json.dumps({"latency_s": 0.1, "trace_file": str(calls)})
+    words = [str(table), "--model", f"null-slow:trace_file={batches}@one", "--backend", "null", "--year", "2022"]
+    words += ["--backend-options", slow, "--shard-size", "64", "--out", str(folder / "slow"), "--json"]
+    command = [sys.executable, "-m", "rsembed", "fleet", "submit", *words]
+    done = subprocess.run(command, env=fleet.environ, capture_output=True, check=True)
+    run = int(json.loads(done.stdout)["run"])
+    wait_for(fleet, run, 200, "embed", 120)
+    figures.pause_s = _pause(fleet, run, (calls, batches))
+    fleet.ledger.resume(run, "benchmark")
+    figures.rerun_s = sorted(wait for _ in range(kills) for wait in _waits_after_kill(fleet, run))
+    figures.rerun_p95_s = figures.rerun_s[int(len(figures.rerun_s) * 0.95)]
+    fleet.ledger.cancel(run, "benchmark")
 
 
-def _pause(fleet: FleetUnderTest, folder: Path) -> float:
-    """Seconds from a pause until the run's last outcome."""
-    run = _slow_run(fleet, folder, "paused", 20_000)
-    wait_for(fleet, run, 500, "fetch")
+def _pause(fleet: FleetUnderTest, run: int, traces: Sequence[Path]) -> float:
+    """Seconds from a pause until the last request or batch that began."""
     fleet.ledger.pause(run, "measured", "benchmark")
-    began = last = time.monotonic()
-    seen = -1
-    while time.monotonic() - last < 6:
-        now = sum(s.done for s in fleet.ledger.status(run).stages)
-        if now != seen:
-            seen, last = now, time.monotonic()
-        time.sleep(0.1)
-    fleet.ledger.cancel(run, "benchmark")
-    return round(last - began, 1)
+    began = time.time()
+    time.sleep(2 * FleetSettings.from_environment(fleet.environ).heartbeat_s + 2)
+    last = max(float(trace.read_text().split()[-1]) for trace in traces)
+    return round(max(0.0, last - began), 2)
 
 
-def _rerun(fleet: FleetUnderTest, folder: Path, kills: int = 8) -> float:
-    """Seconds from a SIGKILL until the killed worker's units are leased again (95th percentile)."""
-    run = _slow_run(fleet, folder, "killed", 50_000)
+def _waits_after_kill(fleet: FleetUnderTest, run: int) -> list[float]:
+    """Seconds from a SIGKILL of an IO worker until each of its units is leased again."""
+    victim = _busiest(fleet, run)
+    os.kill(victim[0], signal.SIGKILL)
+    began = time.monotonic()
+    held = dict(victim[1])
     waits = []
-    for _ in range(kills):
-        wait_for(fleet, run, 64, "fetch")
-        time.sleep(2)
-        fleet.kill_one("io")
-        began = time.monotonic()
-        losses = fleet.ledger.status(run).losses
-        while fleet.ledger.status(run).losses <= losses and time.monotonic() - began < 60:
-            time.sleep(0.1)
-        done = fleet.ledger.status(run).stages[0].done
-        while fleet.ledger.status(run).stages[0].done <= done and time.monotonic() - began < 60:
-            time.sleep(0.1)
-        waits.append(time.monotonic() - began)
-    fleet.ledger.cancel(run, "benchmark")
-    return round(sorted(waits)[int(len(waits) * 0.95)], 1)
+    while held and time.monotonic() - began < 120:
+        now = {shard: (state, token) for shard, state, token, _ in _units(fleet, run)}
+        for shard in [shard for shard in held if now[shard][0] != "pending" and now[shard][1] != held[shard]]:
+            held.pop(shard)
+            waits.append(round(time.monotonic() - began, 1))
+        time.sleep(0.1)
+    return waits + [120.0] * len(held)
+
+
+def _busiest(fleet: FleetUnderTest, run: int) -> tuple[int, dict[int, str]]:
+    """Process id of an IO worker with at least two units, and the tokens of these by shard; waits for one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        pids = {worker.info.id: worker.info.pid for worker in fleet.ledger.workers() if worker.info.kind == "io"}
+        units: dict[str, dict[int, str]] = {}
+        for shard, state, token, worker in _units(fleet, run):
+            if state == "leased" and worker in pids and pids[worker] in fleet.pids("io-"):
+                units.setdefault(worker, {})[shard] = token
+        busy = max(units, key=lambda worker: len(units[worker]), default=None)
+        if len(units) == 2 and busy is not None and len(units[busy]) >= 2:
+            return pids[busy], units[busy]
+        time.sleep(0.1)
+    raise SystemExit("no IO worker held two units within 60 s")
+
+
+def _units(fleet: FleetUnderTest, run: int) -> list[tuple[int, str, str, str]]:
+    """(shard, state, token, worker) of every unit."""
+    connection = psycopg2.connect(fleet.environ["DATABASE_URL"])
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT shard, state, token::text, worker_id::text FROM fetch_units WHERE run_id = %s", (run,)
+            )
+            return cursor.fetchall()
+    finally:
+        connection.close()
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Figures:
@@ -379,6 +464,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
     home = folder / "home"
     home.mkdir()
     environ = {**os.environ, "RSEMBED_PLUGINS": "rsembed.testing.fleet", "RSEMBED_FETCH_THREADS": "4"}
+    if options.quick:
+        environ["RSEMBED_LEASE_S"] = "3"
+    figures.lease_s = FleetSettings.from_environment(environ).lease_s
     fleet = FleetUnderTest(home, environ, io=0, cpu=0)
     fleet.start()
     try:
@@ -395,6 +483,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
         fleet.ledger.cancel(run, "benchmark")
         say("end to end")
         measure_end_to_end(fleet, folder, figures, options.through)
+        figures.load = round(os.getloadavg()[0], 1)
+        say("pausing and killing")
+        measure_steering(fleet, folder, figures, options.kills)
     finally:
         fleet.stop()
     return figures
@@ -418,14 +509,15 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the large submit")
     parser.add_argument("--through", type=int, default=100_000, help="rows that go end to end")
     parser.add_argument("--finished", type=int, default=1000, help="ended runs in the ledger")
-    parser.add_argument("--quick", action="store_true", help="20,000 rows, 20 ended runs: does it still work?")
+    parser.add_argument("--kills", type=int, default=5, help="of an IO worker")
+    parser.add_argument("--quick", action="store_true", help="10,000 rows, leases of 3 s: does it still work?")
     parser.add_argument("--book-worker", choices=("io", "cpu"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.book_worker:
         return book_worker(options.book_worker)
     if options.quick:
-        options.rows, options.through, options.finished = 20_000, 5_000, 20
+        options.rows, options.through, options.finished, options.kills = 10_000, 5_000, 10, 1
     folder = Path(tempfile.mkdtemp(prefix="rsembed-scale-"))
     folder.chmod(0o755)
     try:

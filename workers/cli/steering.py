@@ -66,7 +66,7 @@ Examples:
   Whatever failed:
     rsembed fleet retry 12
   Only what a server's bad day did:
-    rsembed fleet retry 12 --error-class transient --error-class auth"""
+    rsembed fleet retry 12 --error-class transient --error-class provider"""
 )
 @run_argument
 @click.option("--error-class", "error_classes", metavar="CLASS", multiple=True, help="Only rows of this class; "

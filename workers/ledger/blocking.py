@@ -30,12 +30,13 @@ SERVES = """
 """
 """Whether worker ``w`` of ``live`` is one for model ``m`` of a run."""
 
-# Crashes are settled by running suspects alone; they say nothing about the source. A probe is judged by itself.
+# Crashes are settled by running suspects alone, and a known hole is an answer; neither says anything about the source.
+# A probe is judged by itself.
 _HOPELESS = """
     SELECT r.id, f.error_class, f.n, s.settled FROM runs r
     CROSS JOIN LATERAL (
         SELECT error_class, count(*) AS n FROM failures
-        WHERE run_id = r.id AND stage = 'fetch' AND error_class NOT IN ('crash', 'out_of_memory')
+        WHERE run_id = r.id AND stage = 'fetch' AND error_class NOT IN ('crash', 'out_of_memory', 'collection_gap')
             AND (NOT r.probing OR at > r.changed_at)
         GROUP BY error_class ORDER BY n DESC LIMIT 1
     ) f
