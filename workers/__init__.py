@@ -1,1 +1,1 @@
-"""The fleet: workers that share one run (to come)."""
+"""The fleet: workers that share runs of millions of rows, the ledger that knows all of it, and the commands."""

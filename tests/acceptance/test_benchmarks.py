@@ -41,3 +41,15 @@ def test_inference_when_quick_then_both_speeds_of_every_batch_are_there() -> Non
         (model, batch) for model in ("mosaiks", "terramind") for batch in (1, 2)
     ]
     assert all(run["bare/s"] > 0 and run["row/s"] > 0 and run["peak MB"] > 0 for run in found)
+
+
+def test_fleet_scale_when_quick_then_rows_went_through_and_nothing_was_changed_by_submitting_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/fleet_scale.py", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert not found["submit_again_changed"]
+    assert found["rerun_s"]
+    assert min(found["ledger_rows_s"], found["end_to_end_rows_s"]) > 0
+    assert all(spent["io"] > 0 and spent["cpu"] > 0 for spent in (found["ledger_cpu_ms"], found["end_to_end_cpu_ms"]))
