@@ -24,22 +24,22 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsembed.pipelines.checkpoint import PartRecord
-from workers.broker import connect_redis
-from workers.ledger.records import (
-    ClaimedShard,
-    ClaimedUnit,
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.book_worker import book_record  # noqa: E402 - the path comes first
+from workers.broker import connect_redis  # noqa: E402 - the path comes first
+from workers.ledger.records import (  # noqa: E402 - the path comes first
     GroupEntry,
     ModelEntry,
     NewRun,
@@ -47,13 +47,10 @@ from workers.ledger.records import (
     RunState,
     ShardState,
     StoredRows,
-    WorkerInfo,
 )
-from workers.ledger.repository import Ledger
-from workers.process import WorkerProcess
-from workers.report import WorkReport
-from workers.settings import FleetSettings
-from workers.testing import FleetUnderTest
+from workers.ledger.repository import Ledger  # noqa: E402 - the path comes first
+from workers.settings import FleetSettings  # noqa: E402 - the path comes first
+from workers.testing import FleetUnderTest  # noqa: E402 - the path comes first
 
 MODELS = ("null@one", "null:poison=77@two", "null:modality=multi@three")
 TARGETS = {
@@ -89,92 +86,6 @@ class Figures:
 
 def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
-
-
-# Workers that only keep books -----------------------------------------------------------------
-
-
-class BookFetch:
-    """Settles every row of a unit as done, without having fetched it."""
-
-    def __init__(self, process: WorkerProcess, ledger: Ledger) -> None:
-        self._process, self._ledger = process, ledger
-
-    def work_once(self) -> WorkReport:
-        """See Service."""
-        process, ledger = self._process, self._ledger
-        hold = process.claim(lambda _: ledger.claim_unit(process.id, process.lease_s, process.deadline_s), limit=8)
-        if hold is None:
-            return WorkReport.nothing("fetch")
-        with hold:
-            unit: ClaimedUnit = hold.claimed
-            rows = ledger.stored_rows(unit.run, unit.first_seq, unit.n_rows)
-            outcomes = [
-                RowOutcome(slot, rows.seq[slot], rows.row[slot], rows.ids[slot], "done") for slot in range(unit.n_rows)
-            ]
-            ledger.settle_rows(unit.token, outcomes, requests=unit.n_rows)
-            return WorkReport(unit.run, "fetch", unit.shard, None, unit.n_rows, 0, 0)
-
-
-class BookInfer:
-    """Settles a shard with the record of a file that nobody has written."""
-
-    def __init__(self, process: WorkerProcess, ledger: Ledger) -> None:
-        self._process, self._ledger = process, ledger
-
-    def work_once(self) -> WorkReport:
-        """See Service."""
-        process, ledger = self._process, self._ledger
-        hold = process.claim(lambda _: claim_shard(process, ledger), limit=3)
-        if hold is None:
-            return WorkReport.nothing("embed")
-        with hold:
-            shard: ClaimedShard = hold.claimed
-            ledger.settle_shard(shard.token, book_record(shard))
-            return WorkReport(shard.run, "embed", shard.shard, shard.model.label, shard.n_rows, 0, 0)
-
-
-class NoFinish:
-    """Leaves runs as they are: there are no files to put together."""
-
-    def work_once(self) -> WorkReport:
-        """See Service."""
-        time.sleep(0.2)
-        return WorkReport.nothing("finish")
-
-
-def claim_shard(process: WorkerProcess, ledger: Ledger) -> ClaimedShard | None:
-    return ledger.claim_shard(process.id, None, [], 30.0, process.lease_s, process.deadline_s, "cpu")
-
-
-def book_record(shard: ClaimedShard) -> PartRecord:
-    n = shard.n_rows
-    name = f"{shard.model.label}/_shards/shard-{shard.shard:06d}.parquet"
-    return PartRecord("shard", shard.model.label, shard.shard, name, shard.first_seq, n, 1, "0" * 64, {"ok": n})
-
-
-def book_worker(kind: Literal["io", "cpu"]) -> int:
-    """A Celery worker whose services only keep books; runs in a process of its own."""
-    from rsembed.plugins import load_plugins
-    from workers.queues import CONTROL, IO, TASK_CONTROL, TASK_FETCH, TASK_INFER
-    from workers.tasks import Service, TicketWorker
-    from workers.worker import known_models
-
-    settings = FleetSettings.from_environment()
-    load_plugins(settings.plugins)
-    ledger = Ledger(settings.need_database_url())
-    models = {} if kind == "io" else known_models(["null"])
-    queues = (IO, CONTROL) if kind == "io" else ("gpu.null",)
-    info = WorkerInfo(str(uuid.uuid4()), kind, "here", os.getpid(), queues, (), "cpu", "benchmark")
-    process = WorkerProcess(ledger, info, lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s, deadline_s=600)
-    services: dict[str, Callable[[], Service]] = {
-        TASK_FETCH: lambda: BookFetch(process, ledger),
-        TASK_INFER: lambda: BookInfer(process, ledger),
-        TASK_CONTROL: NoFinish,
-    }
-    worker = TicketWorker(settings.need_redis_url(), process, services, queues=queues, concurrency=3, models=models)
-    process.start()
-    return worker.run()
 
 
 # Measurements ---------------------------------------------------------------------------------
@@ -271,7 +182,7 @@ def measure_books(fleet: FleetUnderTest, folder: Path, figures: Figures, run: in
     """Rows a second of one model through tickets and ledger alone, while the million rows are there."""
     environ = fleet.environ
     workers = {
-        kind: subprocess.Popen([sys.executable, __file__, "--book-worker", kind], env=environ,
+        kind: subprocess.Popen([sys.executable, str(ROOT / "benchmarks" / "book_worker.py"), kind], env=environ,
                                stdout=subprocess.DEVNULL, stderr=(folder / f"book-{kind}.log").open("w"))
         for kind in ("io", "cpu")
     }  # fmt: skip
@@ -472,7 +383,13 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
     figures = Figures(options.rows, options.finished)
     home = folder / "home"
     home.mkdir()
-    environ = {**os.environ, "RSEMBED_PLUGINS": "rsembed.testing.fleet", "RSEMBED_FETCH_THREADS": "4"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "RSEMBED_PLUGINS": "rsembed.testing.fleet",
+        "RSEMBED_FETCH_THREADS": "4",
+    }
     if options.quick:
         environ["RSEMBED_LEASE_S"] = "3"
     figures.lease_s = FleetSettings.from_environment(environ).lease_s
@@ -520,11 +437,8 @@ def main() -> int:
     parser.add_argument("--finished", type=int, default=1000, help="ended runs in the ledger")
     parser.add_argument("--kills", type=int, default=5, help="of an IO worker")
     parser.add_argument("--quick", action="store_true", help="10,000 rows, leases of 3 s: does it still work?")
-    parser.add_argument("--book-worker", choices=("io", "cpu"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.book_worker:
-        return book_worker(options.book_worker)
     if options.quick:
         options.rows, options.through, options.finished, options.kills = 10_000, 5_000, 10, 1
     folder = Path(tempfile.mkdtemp(prefix="rsembed-scale-"))

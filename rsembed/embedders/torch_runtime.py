@@ -1,4 +1,4 @@
-"""Devices, arithmetic and loaded networks of this process; the one embedder module that imports torch at the top."""
+"""Devices, arithmetic and loaded networks of this process."""
 
 from __future__ import annotations
 

@@ -139,6 +139,8 @@ def test_load_when_there_is_a_tensor_too_many_then_error_names_it_and_the_file(
     file: Published, where: str, tmp_path: Path
 ) -> None:
     extra = f"{file.victim}_mystery" if where == "beside" else "mystery.weight"
+    if any(re.fullmatch(pattern, extra) for pattern in file.embedder.drop):
+        pytest.skip("the model drops whatever lies there")
     path = file.write(tmp_path, {**file.shapes, extra: [2]})
     words = file.load(path)
     assert f"1 unexpected: {extra}" in words

@@ -84,7 +84,8 @@ def test_submit_when_repeated_then_json_tells_the_same_run_and_its_state(fleet: 
 
 def test_submit_when_priority_and_limit_are_given_again_then_they_change(fleet: Fleet) -> None:
     run = fleet.submit("--priority", "1", "--max-requests", "10")["run"]
-    fleet.submit("--priority", "5", "--max-requests", "20")
+    again = fleet.submit("--priority", "5", "--max-requests", "20")
+    assert again["run"] == run
     found = fleet.ledger.run(run)
     assert (found.priority, found.max_requests) == (5, 20)
     fleet.submit()
@@ -200,7 +201,9 @@ def test_pause_when_several_runs_are_named_then_all_rest(fleet: Fleet) -> None:
 def test_retry_when_a_class_is_named_then_only_its_rows_go_back(fleet: Fleet) -> None:
     run = str(fleet.submit()["run"])
     fleet.run_to_the_end(failed=[1])
-    assert "no failed row of class crash" in fleet("retry", run, "--error-class", "crash").stdout
+    said = fleet("retry", run, "--error-class", "crash").stdout
+    assert "no failed row of class crash (there are " in said
+    assert " provider), nothing was changed" in said
     assert fleet.json("retry", run, "--error-class", "provider")["rows"] > 0
     assert fleet.ledger.run(int(run)).state is RunState.RUNNING
 

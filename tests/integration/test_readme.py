@@ -123,9 +123,9 @@ def test_readme_when_it_names_environment_variables_then_the_settings_know_them(
 
 
 def test_readme_when_it_counts_models_then_these_are_all() -> None:
-    section = README.partition("\n## Models\n")[2].partition(". `docs")[0]
-    assert sorted(re.findall(r"`(\w+)`", section)) == sorted(MODEL_SPECS)
-    assert section.startswith(f"{len(MODEL_SPECS)} models: ")
+    section = README.partition("\n## Models\n")[2].partition("\n`docs")[0]
+    assert set(re.findall(r"`(\w+)`", section)) == set(MODEL_SPECS)
+    assert section.startswith(f"{len(MODEL_SPECS)} models")
 
 
 def test_readme_when_it_names_make_targets_then_they_exist() -> None:

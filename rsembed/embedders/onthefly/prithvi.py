@@ -69,10 +69,7 @@ CARD = ModelCard(
     kind="onthefly",
     inputs={
         "s2": InputContract(
-            collection=S2_L2A,
-            bands=("B2", "B3", "B4", "B8A", "B11", "B12"),
-            scale_m=30,
-            image_size=TRAINED_PX,
+            S2_L2A, ("B2", "B3", "B4", "B8A", "B11", "B12"), scale_m=30, image_size=TRAINED_PX,
             frames=FramePolicy("auto", frame_days=28, max_frames=4),
         )
     },
@@ -120,7 +117,7 @@ CARD = ModelCard(
         "patches are 16 px (600_tl: 14 px): grids of 14 x 14 (16 x 16) cells at 224 px",
         "with prep=pad, padding mirrors the bottom and right edge; pooling leaves the padding out",
     ),
-)
+)  # fmt: skip
 
 
 class Prithvi(TorchEmbedder):

@@ -97,6 +97,7 @@ def test_doctor_when_everything_is_away_then_each_is_named_and_the_code_is_1(tmp
         (("drain", "io", "--all"), "name a worker or a queue, or give --all"),
         (("status", "x"), "'x' is not a valid integer"),
         (("flower",), "RSEMBED_FLOWER_USER"),
+        (("up", "--models", "no-such"), "no model named 'no-such'"),
         (("up", "--cpu", "--gpu", "1"), "--cpu says that no worker may use a GPU"),
     ],
 )
@@ -214,6 +215,18 @@ def test_status_when_shown_then_stages_failures_and_needs_are_told() -> None:
     assert "3 transient" in text
     assert "2 leases gone without an outcome" in text
     assert "rsembed fleet worker cpu --models null" in text
+
+
+def test_status_when_the_run_has_ended_then_only_counts_are_shown() -> None:
+    ended = run_record(RunState.DONE, ended_at=run_record().created_at)
+    text = "\n".join(status_lines(run_status(run=ended, unserved=("small",), drained=("io",))))
+    assert "rows/s" not in text
+    assert "waiting" not in text
+
+
+def test_status_when_the_run_rests_then_no_time_left_is_made_up() -> None:
+    *_, row = status_lines(run_status(RunState.PAUSED))
+    assert row.split()[-1] == "-"
 
 
 def test_status_when_printed_as_json_then_every_stage_is_there_and_the_spec_is_not() -> None:

@@ -72,6 +72,22 @@ def test_watch_when_the_run_is_blocked_then_the_reason_is_told_once() -> None:
     assert "no weights" in view.notes[0]
 
 
+def test_watch_when_nobody_serves_a_model_for_a_while_then_it_says_once_what_to_start() -> None:
+    waiting = [run_status(unserved=("small",))] * 8
+    _, view = follow(*waiting, run_status(RunState.DONE))
+    assert view.notes == ["run 7 waits: nobody serves small; start a worker: rsembed fleet worker cpu --models null"]
+
+
+def test_watch_when_a_worker_is_just_starting_then_nothing_is_said() -> None:
+    _, view = follow(run_status(unserved=("small",)), run_status(), run_status(RunState.DONE))
+    assert view.notes == []
+
+
+def test_end_when_no_row_has_imagery_then_likely_causes_are_named() -> None:
+    status = run_status(RunState.DONE, stages=(stage(no_data=1000, open=0),))
+    assert any("no row has imagery" in line for line in end_lines(status))
+
+
 def test_watch_when_interrupted_then_the_run_goes_on_and_the_code_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     found, view = follow(run_status(), KeyboardInterrupt())
     assert found == 130
