@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from rsembed.pipelines.rows.places import BOX
 from rsembed.pipelines.rows.shard import RowShard
-from rsembed.pipelines.rows.source import BATCH_ROWS
 from rsembed.pipelines.rows.table import RowTable
 from workers.carried import carried_texts, read_carried_texts
 from workers.ledger.records import StoredRows
+
+BATCH_ROWS = 4096
+"""As lists of numbers and texts, rows take ten times the memory that they take as columns."""
 
 
 def stored_batches(table: RowTable, batch_rows: int = BATCH_ROWS) -> Iterator[StoredRows]:

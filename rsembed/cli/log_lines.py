@@ -27,8 +27,10 @@ def set_up_logging(verbose: int) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose > 1 else logging.WARNING)
     if not verbose:
-        # The hub's client tells of every retry; what it comes to is our own error's to say.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        # The hub's client tells of every retry; what it comes to is our own error's to say. When it is imported it
+        # sets the level of its first logger again, but not of the one that tells.
+        for name in ("huggingface_hub", "huggingface_hub.utils._http"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     for name in ("rsembed", "workers"):
         logging.getLogger(name).setLevel(level)
