@@ -310,7 +310,7 @@ def measure_steering(fleet: FleetUnderTest, folder: Path, figures: Figures, kill
         fleet.add(f"io-{k}", ("worker", "io"), {"RSEMBED_FETCH_THREADS": "16"})
     calls, batches = folder / "calls", folder / "batches"
     table = folder / "slow.parquet"
-    write_table(table, 20_000)
+    write_table(table, 200_000)  # more than is fetched until the last kill
     slow = json.dumps({"latency_s": 0.1, "trace_file": str(calls)})
     words = [str(table), "--model", f"null-slow:trace_file={batches}@one", "--backend", "null", "--year", "2022"]
     words += ["--backend-options", slow, "--shard-size", "64", "--out", str(folder / "slow"), "--json"]
@@ -403,14 +403,15 @@ def measure(options: argparse.Namespace, folder: Path) -> Figures:
         fleet.add("dispatcher", ("dispatcher",))
         say(f"submitting {options.rows} rows x {len(MODELS)} models, twice")
         measure_submit(fleet, folder, figures)
+        say(f"{figures.submit_s:.1f} s and {figures.submit_mb:.0f} MB, again {figures.submit_again_s:.1f} s")
         run = fleet.ledger.runs(active=True)[0].id
         say("tickets and ledger alone")
         measure_books(fleet, folder, figures, run, options.rows // 4)
         fleet.ledger.cancel(run, "benchmark")
-        say("end to end")
+        say(f"{figures.ledger_rows_s:,} rows/s; end to end")
         measure_end_to_end(fleet, folder, figures, options.through, not options.quick)
         figures.load = round(os.getloadavg()[0], 1)
-        say("pausing and killing")
+        say(f"{figures.end_to_end_rows_s:,} rows/s; pausing and killing")
         measure_steering(fleet, folder, figures, options.kills)
     finally:
         fleet.stop()

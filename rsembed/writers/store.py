@@ -31,6 +31,7 @@ TMP = "_tmp"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _NAME = re.compile(r"[^/\\\x00-\x1f]+(/[^/\\\x00-\x1f]+)*")
+_ATTEMPTS = 100  # at renaming into a folder that somebody else empties meanwhile
 _BUCKETS = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
@@ -123,16 +124,16 @@ class FolderStore:
                 yield temporary, sha256_file(temporary)
 
     def _place(self, temporary: Path, final: Path, sha256: str, replaces: str | None) -> None:
-        for last in (False, False, True):
+        for attempt in range(_ATTEMPTS):
             try:
                 final.parent.mkdir(parents=True, exist_ok=True)
                 if replaces != ANY and not self._may_place(temporary, final, sha256, replaces):
                     return
                 temporary.replace(final)
                 return
-            except FileNotFoundError:
-                # Somebody who emptied the folder removed it under our hands.
-                if last or not temporary.exists():
+            except (FileNotFoundError, FileExistsError):
+                # Somebody who emptied the folder removed it under our hands; mkdir, too, says "exists" then.
+                if attempt == _ATTEMPTS - 1 or not temporary.exists():
                     raise
 
     def _may_place(self, temporary: Path, final: Path, sha256: str, replaces: str | None) -> bool:

@@ -92,14 +92,14 @@ class Up:
         for name in ("postgres", "redis"):
             settle(self.home / name).remove()
 
-    def servers(self) -> list[int]:
-        """Process ids of its Postgres and Redis."""
-        found = []
+    def servers(self) -> dict[int, str]:
+        """Process ids of its Postgres and Redis, with the name of their programs."""
+        found = {}
         folders = [str(settle(self.home / name).folder) for name in ("postgres", "redis")]
         for entry in Path("/proc").glob("[0-9]*"):
             arguments = command_line(int(entry.name))
             if arguments and any(folder in argument for folder in folders for argument in arguments):
-                found.append(int(entry.name))
+                found[int(entry.name)] = Path(arguments[0]).name
         return found
 
 
@@ -168,12 +168,14 @@ def test_up_when_a_worker_is_killed_then_it_is_started_again(up: Up) -> None:
 
 def test_up_when_its_servers_are_killed_then_they_are_started_again(up: Up) -> None:
     up.wait_for_workers()
-    before = {command_line(pid)[0]: pid for pid in up.servers()}
-    assert {Path(name).name for name in before} == {"postgres", "redis-server"}
-    for pid in before.values():
+    before = up.servers()
+    assert set(before.values()) == {"postgres", "redis-server"}
+    for pid in before:
         os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: {"postgres", "redis-server"} <= {Path(command_line(p)[0]).name for p in up.servers()
-                                                               if p not in before.values()}, PATIENCE_S)  # fmt: skip
+    assert wait_until(
+        lambda: {name for pid, name in up.servers().items() if pid not in before} >= {"postgres", "redis-server"},
+        PATIENCE_S,
+    )
     assert wait_until(lambda: bool(up.workers()), PATIENCE_S)
 
 

@@ -182,9 +182,7 @@ def test_throttle_when_redis_stood_still_longer_than_a_lease_then_holders_come_b
         permit.__exit__(None, None, None)
 
 
-def test_throttle_when_idle_for_long_then_the_first_permit_is_had_at_once(
-    url: str, throttle: RedisThrottle
-) -> None:
+def test_throttle_when_idle_for_long_then_the_first_permit_is_had_at_once(url: str, throttle: RedisThrottle) -> None:
     with closing(connect_redis(url)) as client:
         client.hset("rsembed:throttle:test", "touched_at", "1")
     began = time.monotonic()

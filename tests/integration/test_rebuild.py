@@ -72,9 +72,7 @@ def records(run: RunRecord) -> list[Any]:
     return list(output_records(RunOutput(open_store(run.output)), run))
 
 
-def test_records_when_an_output_is_read_then_they_are_those_of_its_own_journal(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+def test_records_when_an_output_is_read_then_they_are_those_of_its_own_journal(ledger: Ledger, tmp_path: Path) -> None:
     exported(tmp_path / "out")
     run = submitted(ledger, tmp_path / "out")
     found = records(run)

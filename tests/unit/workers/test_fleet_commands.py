@@ -101,9 +101,7 @@ def test_doctor_when_everything_is_away_then_each_is_named_and_the_code_is_1(tmp
         (("up", "--cpu", "--gpu", "1"), "--cpu says that no worker may use a GPU"),
     ],
 )
-def test_command_when_used_wrongly_then_refused_in_words(
-    arguments: tuple[str, ...], said: str, tmp_path: Path
-) -> None:
+def test_command_when_used_wrongly_then_refused_in_words(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     result = invoke(tmp_path, *arguments)
     assert result.exit_code == 2, result.output
     assert said in result.stderr
