@@ -52,9 +52,12 @@ _MEASURES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "settled_rows_per_second",
-        ("run", "stage", "entry"),
+        ("run", "stage", "label"),
         """
-        SELECT p.run_id, p.stage, p.entry_index, sum(p.settled) / 60.0 FROM runs r JOIN progress p ON p.run_id = r.id
+        SELECT p.run_id, p.stage, e.label, sum(p.settled) / 60.0 FROM runs r
+        JOIN progress p ON p.run_id = r.id JOIN LATERAL (
+            SELECT string_agg(m.label, '+' ORDER BY m.model_index) AS label FROM run_models m WHERE m.run_id = r.id
+            AND p.entry_index = CASE p.stage WHEN 'fetch' THEN m.group_index ELSE m.model_index END) e ON true
         WHERE r.ended_at IS NULL AND p.at > clock_timestamp() - interval '1 minute' GROUP BY 1, 2, 3
         """,
     ),
