@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECKED := rsembed workers migrations tests benchmarks
+# Each of them needs up to 4 GB. The tests of a file stay together: they share servers.
+TEST_PROCESSES ?= 2
 # The first interpreter that starts and is new enough.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
@@ -41,7 +43,7 @@ demo: $(STAMP) ## a fleet on this machine embeds a synthetic scene, without netw
 	@$(BIN)/rsembed fleet demo
 
 test: $(STAMP) ## every test that needs no internet
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(STAMP) ## ruff, and mypy strict on rsembed and workers
 	@$(BIN)/ruff check $(wildcard $(CHECKED))
