@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rsembed.cli.page import Entries, Items, Page, Section, Table, Words
-from rsembed.cli.quantities import size
+from rsembed.cli.quantities import band_names, size
 
 Description = Mapping[str, Any]
 MARKS = (
@@ -94,7 +94,7 @@ def _sentence(text: str) -> str:
 
 def _takes(about: Description) -> Table:
     rows = (
-        (modality, ", ".join(given["bands"]), f"{_extent(given)}, {_side(given)}", _frames(given["frames"]))
+        (modality, band_names(given["bands"]), f"{_extent(given)}, {_side(given)}", given["frames"]["words"])
         for modality, given in about["inputs"].items()
     )
     return Table(("modality", "bands", "input", "frames"), tuple(rows))
@@ -109,14 +109,6 @@ def _side(given: Description) -> str:
     return f"{side}; other sizes as they are" if given["any_size"] else side
 
 
-def _frames(policy: Description) -> str:
-    if policy["mode"] == "single":
-        return "one composite of the window"
-    if policy["mode"] == "multi":
-        return f"always {policy['n_frames']}"
-    return f"one per {policy['frame_days']} days, at most {policy['max_frames']}"
-
-
 def _imagery(about: Description) -> Iterator[tuple[str, str, str]]:
     """What is fetched, by recipe; modalities that fetch alike share a line."""
     for recipe, by_modality in about["fetch"].items():
@@ -129,10 +121,14 @@ def _imagery(about: Description) -> Iterator[tuple[str, str, str]]:
 
 
 def _fetch(fetch: Description) -> str:
+    product = fetch["product"]
+    if product is not None and product["lattice"] is not None:
+        holes = "holes masked" if product["holes"] == "masked" else "holes as the zeros that stand there"
+        return f"{fetch['collection']}, the product's own pixels, {holes}"
     words = [
         fetch["collection"],
         f"{fetch['composite']} composite",
-        {"utm": "UTM grid", "web_mercator": "EPSG:3857 grid"}[fetch["grid"]],
+        {"utm": "UTM grid", "web_mercator": "EPSG:3857 grid", "lonlat": "EPSG:4326 grid"}[fetch["grid"]],
         {"area": "area-weighted where coarser than the source", "nearest": "nearest pixel"}[fetch["resampling"]],
     ]
     if _is_radar(fetch["collection"]):

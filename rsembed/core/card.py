@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rsembed.core.fetching import FramePolicy
+from rsembed.core.fetching import CloudPolicy, FramePolicy
 
 OptionValue = str | int | float | bool | None
 Recipe = Literal["authors", "rs-embed"]
@@ -45,7 +45,8 @@ class InputContract:
 
     ``bands`` in the order of the network; ``scale_m`` metres per pixel; ``image_size`` the
     native input in pixels. ``any_size``: inputs of other sizes go in as they are, instead of
-    being resized to ``image_size``.
+    being resized to ``image_size``. ``composite`` and ``clouds`` are the authors'; the recipe
+    ``rs-embed`` has its own.
     """
 
     collection: str
@@ -54,6 +55,7 @@ class InputContract:
     image_size: int
     frames: FramePolicy = FramePolicy()
     composite: Literal["median", "mosaic"] = "median"
+    clouds: CloudPolicy = CloudPolicy()
     orbit: Literal["ASCENDING", "DESCENDING", "most_images", "any"] = "any"
     any_size: bool = False
     fill_value: float = 0.0
@@ -118,6 +120,8 @@ class ModelCard:
     """Name of the option that chooses the variant, where there is one."""
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
     """Variant (or ``""``) -> file; empty for a model without weights."""
+    backends: tuple[str, ...] = ()
+    """Backends under which the model runs, where they are not those of its kind."""
     batch_size: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 64})
     numerics_version: int = 1
     """Raised whenever the same input would give other numbers than before."""

@@ -11,24 +11,77 @@ from rsembed.core.specs import Window
 
 @dataclass(frozen=True)
 class FramePolicy:
-    """How many frames a model wants of a window; a pure rule, applied per row.
+    """How many frames a model wants of a window, and where they lie in it; a pure rule, applied per row.
 
-    ``single``: one composite of the whole window. ``auto``: ``window days // frame_days``
-    frames, at least 1 and at most ``max_frames``. ``multi``: ``n_frames`` always.
+    ``single``: one composite of the whole window. ``multi``: ``n_frames`` always. ``auto``: one frame for each
+    whole ``frame_days`` of the window (``round_up``: for the rest as well), at least 1 and at most ``max_frames``.
+
+    ``bins``: ``equal`` parts of the window; or, in auto mode, ``fixed``: ``frame_days`` each from the window's first
+    day, the last cut at its end. Fixed bins leave out what lies behind the last of them; where that is another
+    ``frame_days`` or more, they become ``max_frames`` equal parts. A single frame always takes the whole window.
+    ``annual``: the calendar year of the window's ``year_of`` day, which must be one of ``years``.
+    ``tools/temporal.py`` makes the bins.
     """
 
-    mode: Literal["single", "auto", "multi"] = "single"
+    mode: Literal["single", "auto", "multi", "annual"] = "single"
     frame_days: int = 28
     max_frames: int = 1
     n_frames: int = 1
+    bins: Literal["equal", "fixed"] = "equal"
+    round_up: bool = False
+    years: tuple[int, ...] = ()
+    year_of: Literal["middle", "start"] = "middle"
+
+    def __post_init__(self) -> None:
+        # What the mode does not look at is made equal, so that equal rules are equal values and share a fetch.
+        idle = {
+            "frame_days": 28,
+            "max_frames": 1,
+            "n_frames": 1,
+            "bins": "equal",
+            "round_up": False,
+            "years": (),
+            "year_of": "middle",
+        }
+        used = {
+            "single": (),
+            "multi": ("n_frames",),
+            "auto": ("frame_days", "max_frames", "bins", "round_up"),
+            "annual": ("years", "year_of"),
+        }[self.mode]
+        for name, value in idle.items():
+            if name not in used:
+                object.__setattr__(self, name, value)
+
+    def __str__(self) -> str:
+        if self.mode == "single":
+            return "one composite of the window"
+        if self.mode == "multi":
+            return f"always {self.n_frames}"
+        if self.mode == "annual":
+            return f"one of the years {min(self.years)} to {max(self.years)}"
+        begun = " begun" if self.round_up else ""
+        fixed = ", as bins of that length from the first day" if self.bins == "fixed" else ""
+        return f"one per {self.frame_days} days{begun}, at most {self.max_frames}{fixed}"
 
     def count(self, window: Window) -> int:
         """Number of frames for ``window``."""
-        if self.mode == "single":
+        if self.mode in ("single", "annual"):
             return 1
         if self.mode == "multi":
             return self.n_frames
-        return max(1, min(self.max_frames, window.days // self.frame_days))
+        wanted = -(-window.days // self.frame_days) if self.round_up else window.days // self.frame_days
+        return max(1, min(self.max_frames, wanted))
+
+    def fixed_bins(self, window: Window) -> bool:
+        """Whether the frames of ``window`` are bins of ``frame_days``, rather than equal parts of it."""
+        count = self.count(window)
+        fixed = self.mode == "auto" and self.bins == "fixed" and count > 1
+        return fixed and window.days - count * self.frame_days < self.frame_days
+
+    def stretched(self, window: Window) -> bool:
+        """Whether ``window`` is too long for bins of ``frame_days``, so that its frames lie further apart."""
+        return self.bins == "fixed" and self.count(window) > 1 and not self.fixed_bins(window)
 
 
 @dataclass(frozen=True)
@@ -44,6 +97,38 @@ class CloudPolicy:
     scene_pct: float | None = 60.0
     relax_pct: float | None = 90.0
 
+    def __str__(self) -> str:
+        scenes = "all scenes" if self.scene_pct is None else f"scenes up to {self.scene_pct:g} %"
+        relaxed = "" if self.relax_pct is None else f", else {self.relax_pct:g} %"
+        return f"{'masked by SCL' if self.mask == 'scl' else 'no mask'}, {scenes}{relaxed}"
+
+
+@dataclass(frozen=True)
+class PixelLattice:
+    """A product's own pixels: edges at ``x_origin + k * step`` and ``y_origin - k * step``, units of its CRS."""
+
+    step: float
+    x_origin: float = 0.0
+    y_origin: float = 0.0
+
+
+@dataclass(frozen=True)
+class ProductRules:
+    """How a published product of embeddings is read.
+
+    ``location``: a folder or http(s) address that holds it (None: where its authors published it).
+    ``lattice``: its pixels, where every one that the place touches is wanted as it is (None: the grid asked for
+    is sampled). ``holes``: whether pixels without an embedding are masked, or the zeros that stand there count.
+    """
+
+    location: str | None = None
+    lattice: PixelLattice | None = None
+    holes: Literal["masked", "zero"] = "masked"
+
+    def __str__(self) -> str:
+        own = "" if self.lattice is None else ", its own pixels"
+        return f"files {self.location or 'as published'}{own}{', zeros in holes' if self.holes == 'zero' else ''}"
+
 
 @dataclass(frozen=True)
 class FetchRecipe:
@@ -53,7 +138,8 @@ class FetchRecipe:
     metres per pixel of the grid asked for. ``resampling``: ``area`` is the area-weighted
     mean of valid pixels where the grid is coarser than the source and nearest elsewhere;
     ``nearest`` is nearest everywhere. ``frame_date``: ``median`` of the acquisition dates
-    of the contributing scenes, or the ``midpoint`` of the bin.
+    of the contributing scenes, or the ``midpoint`` of the bin. ``product``: for published
+    embeddings in the place of imagery.
     """
 
     collection: str
@@ -63,15 +149,16 @@ class FetchRecipe:
     clouds: CloudPolicy = CloudPolicy()
     orbit: Literal["ASCENDING", "DESCENDING", "most_images", "any"] = "any"
     resampling: Literal["area", "nearest"] = "area"
-    grid: Literal["utm", "web_mercator"] = "utm"
+    grid: Literal["utm", "web_mercator", "lonlat"] = "utm"
     frame_date: Literal["median", "midpoint"] = "median"
     s1_require_iw: bool = True
     s1_relax_iw_on_empty: bool = True
+    product: ProductRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A north-up pixel grid: ``height`` x ``width`` square pixels of ``scale_m`` metres.
+    """A north-up pixel grid: ``height`` x ``width`` square pixels of ``scale_m`` metres (degrees in EPSG:4326).
 
     ``x_min`` and ``y_max`` are the outer edges of the top-left pixel in EPSG:``epsg``.
     """

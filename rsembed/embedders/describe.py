@@ -10,7 +10,7 @@ from rsembed.embedders.base import EmbedderBase
 from rsembed.embedders.catalog import ALIASES
 from rsembed.embedders.options import make_config
 
-BACKENDS = {"onthefly": ["stac", "raster"], "precomputed": ["product"]}
+BACKENDS = {"onthefly": ["stac", "raster"], "precomputed": ["gee", "raster", "stac"]}
 
 
 def describe_model_class(cls: type[EmbedderBase]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def describe_card(card: ModelCard) -> dict[str, Any]:
         "summary": card.summary,
         "paper": card.paper,
         "source": card.source,
-        "backend": list(BACKENDS[card.kind]),
+        "backend": list(card.backends or BACKENDS[card.kind]),
         "inputs": {modality: _inputs(given) for modality, given in card.inputs.items()},
         "input_bands": list(contract.bands),
         "output": list(card.outputs),
@@ -94,6 +94,10 @@ def _inputs(contract: InputContract) -> dict[str, Any]:
             "frame_days": frames.frame_days,
             "max_frames": frames.max_frames,
             "n_frames": frames.n_frames,
+            "bins": frames.bins,
+            "round_up": frames.round_up,
+            "years": list(frames.years),
+            "words": str(frames),
         },
         "composite": contract.composite,
         "orbit": contract.orbit,

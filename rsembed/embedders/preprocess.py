@@ -32,7 +32,9 @@ def usable(values: Floats, valid: Mask) -> Mask:
 def fill_invalid(values: Floats, valid: Mask, fill: float = 0.0) -> Floats:
     """A copy of ``values`` with ``fill`` where a pixel is invalid, NaN or infinite."""
     filled: Floats = values.astype(np.float32)
-    np.copyto(filled, np.float32(fill), where=~usable(values, valid))  # half the time of np.where
+    missing = usable(values, valid)
+    np.logical_not(missing, out=missing)
+    np.copyto(filled, np.float32(fill), where=missing)  # half the time of np.where
     return filled
 
 
@@ -48,6 +50,17 @@ def fill_band_mean(values: Floats, valid: Mask) -> Floats:
     return np.where(good, values, mean)
 
 
+def fill_series_mean(values_tchw: Floats, valid_tchw: Mask) -> Floats:
+    """A copy of ``values_tchw`` with each band's mean over its frames' means where a pixel is not usable.
+
+    In float64; a frame without a usable pixel of a band counts as 0 there.
+    """
+    good = usable(values_tchw, valid_tchw)
+    total = np.where(good, values_tchw, 0.0).sum(axis=(-2, -1), keepdims=True, dtype=np.float64)
+    of_frames = total / np.maximum(good.sum(axis=(-2, -1), keepdims=True), 1)
+    return np.where(good, values_tchw, of_frames.mean(axis=0, keepdims=True).astype(np.float32))
+
+
 def unit_range(values: Floats, full: float) -> Floats:
     """``values / full`` in float32, clipped to 0..1."""
     scaled: Floats = values.astype(np.float32, copy=False) / np.float32(full)
@@ -55,9 +68,23 @@ def unit_range(values: Floats, full: float) -> Floats:
     return scaled
 
 
+def clip_dn(values: Floats) -> Floats:
+    """Sentinel-2 DN within 0..10000."""
+    return np.clip(values, np.float32(0.0), np.float32(S2_SCALE))
+
+
 def reflectance(values: Floats) -> Floats:
     """Sentinel-2 DN to reflectance, clipped to 0..1."""
     return unit_range(values, S2_SCALE)
+
+
+def to_dn(values: Floats, valid: Mask) -> Floats:
+    """Surface reflectance 0..1 to DN of 10000; where a usable number is beyond 10, all are DN already.
+
+    Harmonized Landsat Sentinel-2 comes both ways: Earth Engine applies the scale, the files hold DN.
+    """
+    largest = np.max(values, where=usable(values, valid), initial=0.0)
+    return values if largest > 10 else values * np.float32(S2_SCALE)
 
 
 def unit_to_uint8(units: Floats) -> NDArray[np.uint8]:
@@ -84,6 +111,13 @@ def stretch_to_uint8(
     stretched = (values_chw - low) / width * np.float32(255.0)
     bytes_: NDArray[np.uint8] = np.clip(stretched, np.float32(0.0), np.float32(255.0)).astype(np.uint8)
     return bytes_
+
+
+def stretch_to_unit(values: Floats) -> Floats:
+    """Each plane's own minimum .. maximum to 0..1, over the last two axes; a flat plane gives zeros."""
+    low = values.min(axis=(-2, -1), keepdims=True)
+    reach = values.max(axis=(-2, -1), keepdims=True) - low
+    return np.asarray((values - low) / np.maximum(reach, np.float32(1e-6)), dtype=np.float32)
 
 
 def satlas_to_uint8(values_chw: Floats, bands: Sequence[str]) -> NDArray[np.uint8]:
@@ -133,6 +167,13 @@ def standardise(values_chw: Floats, mean: Sequence[float], std: Sequence[float])
     centred = values_chw - _per_channel(values_chw, mean)
     centred /= _per_channel(values_chw, std)
     return centred
+
+
+def spread_to_unit(values_chw: Floats, mean: Sequence[float], std: Sequence[float], *, spread: float = 2.0) -> Floats:
+    """``mean - spread * std`` .. ``mean + spread * std`` of each channel to 0..1, not clipped; in float64."""
+    centre = np.asarray(mean, dtype=np.float64).reshape(-1, 1, 1)
+    reach = spread * np.asarray(std, dtype=np.float64).reshape(-1, 1, 1)
+    return np.asarray((values_chw - (centre - reach)) / (2 * reach), dtype=np.float32)
 
 
 def _per_channel(values_chw: Floats, numbers: Sequence[float]) -> Floats:

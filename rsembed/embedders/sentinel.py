@@ -8,6 +8,9 @@ from rsembed.core.card import Step
 
 S2_L1C = "COPERNICUS/S2_HARMONIZED"
 S2_L2A = "COPERNICUS/S2_SR_HARMONIZED"
+HLS_S30 = "NASA/HLS/HLSS30/v002"
+S1_DECIBEL = "COPERNICUS/S1_GRD"
+S1_POWER = "COPERNICUS/S1_GRD_FLOAT"
 RGB = ("B4", "B3", "B2")
 
 
@@ -35,3 +38,6 @@ AS_PHOTOGRAPH = Step(
 def only(modality: str, step: Step) -> Step:
     """``step`` as one of a single modality."""
     return Step(f"{modality}: {step.text}", step.status)
+
+
+HLS = only("hls", Step("Harmonized Landsat Sentinel-2, times 10000 where it is given as 0..1", "documented"))

@@ -16,7 +16,7 @@ from rsembed.pipelines.inference import RowInput
 from rsembed.pipelines.plan import ModelPlan
 from rsembed.providers.collections import collection_info
 from rsembed.tools.spatial import to_grid_centre
-from rsembed.tools.temporal import equal_bins
+from rsembed.tools.temporal import bins_in_hand
 from rsembed.tools.tiling import plan_footprint
 
 LIKELY_REFLECTANCE = 1.5
@@ -27,8 +27,9 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
     """``array`` as the input of one row of ``model``.
 
     ``array``: raw provider values, (C, H, W) or (T, C, H, W), bands in the order of the model's
-    contract; NaN and infinite pixels count as missing. Frames are equal bins of ``window`` and
-    dated at their mid-points. Raises ModelError for another shape.
+    contract; NaN and infinite pixels count as missing. Frames are the bins of ``window`` that the
+    model wants where they are as many, else equal ones, and dated at their mid-points. Raises ModelError
+    for another shape.
     """
     contract = model.embedder.contract
     given = np.asarray(array)
@@ -53,7 +54,7 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
             UserWarning,
             stacklevel=2,
         )
-    bins = equal_bins(window, frames)
+    bins = bins_in_hand(window, contract.frames, frames)
     # A frame of which nothing is valid is an empty bin, in an array as in a fetch.
     counted = [int(valid[t].any()) for t in range(frames)]
     described = tuple(
@@ -61,8 +62,12 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
         for b, n in zip(bins, counted, strict=True)
     )
     config = model.embedder.config
-    footprint = plan_footprint(
-        height, width, model.native_px, context=config.context, prep=config.input_prep, in_hand=True
+    footprint = (
+        model.footprint(height, width)
+        if model.embedder.card.kind == "precomputed"
+        else plan_footprint(
+            height, width, model.native_px, context=config.context, prep=config.input_prep, in_hand=True
+        )
     )
     epsg, x, y = to_grid_centre(spatial.lon, spatial.lat)
     scale_m = contract.scale_m

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsembed.core.specs import Window
 from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, request_key, sharing_report
 from rsembed.pipelines.rows.table import RowShard, RowTable
@@ -97,6 +98,7 @@ class _GroupTally:
     width: int = 0
     pixels: int = 0
     keys: set[str] | None = None
+    stretched: Window | None = None
 
 
 def estimate_run(plan: RunPlan, table: RowTable, *, distinct_up_to: int = DISTINCT_UP_TO) -> RunEstimate:
@@ -118,7 +120,11 @@ def estimate_run(plan: RunPlan, table: RowTable, *, distinct_up_to: int = DISTIN
         groups=group_estimates,
         models=model_estimates,
         not_shared=tuple(sharing_report(plan.groups)),
-        warnings=(*_warnings(model_estimates), *_unused(table)),
+        warnings=(
+            *_warnings(model_estimates),
+            *(warning for g in plan.groups for warning in _stretched(g, groups[g.index].stretched)),
+            *_unused(table),
+        ),
         fetch_s=requests * REMOTE_REQUEST_S / plan.config.fetch_workers if _is_remote(plan) else None,
     )
 
@@ -144,7 +150,8 @@ def _count(
         fetch_w = np.maximum(fetch_w, np.array([p.fetch_width for p in prints])[member])
         for found, rows in zip(prints, np.bincount(member).tolist(), strict=True):
             _count_model(model, found, rows, models[model.label])
-    frames = _frames(group, shard)
+    frames, stretched = _frames(group, shard)
+    tally.stretched = max(tally.stretched, stretched, key=lambda window: window.days if window else 0)
     tally.frames = max(tally.frames, int(frames.max()))
     tally.height, tally.width = max(tally.height, int(fetch_h.max())), max(tally.width, int(fetch_w.max()))
     tally.pixels += int((frames * fetch_h * fetch_w).sum()) * len(group.bands)
@@ -173,12 +180,15 @@ def effective_gsd_m(model: ModelPlan, footprint: Footprint) -> float:
     return scale_m if len(footprint.tiles) > 1 or abs(ratio - 1) < 0.02 else scale_m * ratio
 
 
-def _frames(group: FetchGroup, shard: RowShard) -> Ints:
-    """Frames of each row's fetch, shape (N,)."""
+def _frames(group: FetchGroup, shard: RowShard) -> tuple[Ints, Window | None]:
+    """Frames of each row's fetch, shape (N,); and the longest window that is too long for the models' bins."""
     start, end = (day.astype("datetime64[D]").astype(np.int64) for day in (shard.start, shard.end))
     first, member = _distinct_pairs(start, end)
-    counts = np.array([len(group.bins(shard.window(int(i)))) for i in first], dtype=np.int64)
-    return np.asarray(counts[member], dtype=np.int64)
+    windows = [shard.window(int(i)) for i in first]
+    counts = np.array([len(group.bins(window)) for window in windows], dtype=np.int64)
+    stretched = [window for window in windows if group.recipe.frames.stretched(window)]
+    longest = max(stretched, key=lambda window: window.days, default=None)
+    return np.asarray(counts[member], dtype=np.int64), longest
 
 
 def _distinct_pairs(a: Ints, b: Ints) -> tuple[Ints, Ints]:
@@ -238,6 +248,16 @@ def _warnings(models: tuple[ModelEstimate, ...]) -> list[str]:
                 f"{model.native_scale_m:g} m"
             )
     return found
+
+
+def _stretched(group: FetchGroup, window: Window | None) -> list[str]:
+    """What a window does to models that want bins of a fixed length."""
+    if window is None:
+        return []
+    frames, labels = group.recipe.frames, ", ".join(model.label for model in group.models)
+    longest = max(part.days for part in group.bins(window))
+    known = f"{frames.max_frames} bins of {frames.frame_days} days"
+    return [f"{labels}: {window} is longer than {known}, so a frame stands for up to {longest} days"]
 
 
 def _is_remote(plan: RunPlan) -> bool:

@@ -26,11 +26,13 @@ from rsembed.embedders.base import EmbedderBase
 from rsembed.embedders.options import make_config
 from rsembed.embedders.registry import REGISTRY
 from rsembed.embedders.weights import WeightsHandle, WeightsLock, WeightsPin
+from rsembed.pipelines.product_pixels import product_footprint, touched_pixels
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.pipelines.sources import check_source
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import canonical_bands, grid_rule
+from rsembed.providers.routing import describe_for
 from rsembed.tools.spatial import GridArray, GridRule, box_pixels, even_pixels, snapped_grids
 from rsembed.tools.temporal import frame_bins
 from rsembed.tools.tiling import Footprint, plan_footprint
@@ -61,8 +63,10 @@ class ModelPlan:
         return self.embedder.contract.image_size
 
     def footprint(self, asked_height: int, asked_width: int) -> Footprint:
-        """How a region of that many pixels meets this model."""
+        """How a region of that many pixels meets this model. Raises ModelError for one that is too large."""
         config = self.embedder.config
+        if self.embedder.card.kind == "precomputed":
+            return product_footprint(asked_height, asked_width, len(self.bands))
         return _footprint(asked_height, asked_width, self.native_px, config.context, config.input_prep)
 
     def describe(self) -> dict[str, Json]:
@@ -116,17 +120,20 @@ class FetchGroup:
 
     def asked_pixels(self, shard: RowShard, model: ModelPlan, buffer_m: float | None) -> tuple[Ints, Ints]:
         """``(height, width)`` in pixels that each row of ``shard`` asks of ``model``, shape (N,)."""
+        if (touched := touched_pixels(self.recipe, shard, buffer_m)) is not None:
+            return touched.height, touched.width
         scale_m = self.recipe.scale_m
         side = model.native_px if buffer_m is None else even_pixels(2 * buffer_m, scale_m)
         height, width = np.full(len(shard), side, np.int64), np.full(len(shard), side, np.int64)
-        box = shard.kind == 1
-        if box.any():
+        if (box := shard.kind == 1).any():
             height[box], width[box] = box_pixels(shard.boxes[box], scale_m, grid=self.recipe.grid)
         return height, width
 
-    def grids(self, shard: RowShard, height: Ints | int, width: Ints | int) -> GridArray:
-        """Snapped grids of that size around the rows of ``shard``."""
+    def grids(self, shard: RowShard, height: Ints | int, width: Ints | int, buffer_m: float | None = None) -> GridArray:
+        """Snapped grids of that size around the rows of ``shard``; or a product's own pixels, as many as were asked."""
         recipe = self.recipe
+        if (touched := touched_pixels(recipe, shard, buffer_m)) is not None:
+            return touched
         return snapped_grids(shard.lon, shard.lat, height, width, recipe.scale_m, rule=self.rule, grid=recipe.grid)
 
     def describe(self) -> dict[str, Json]:
@@ -247,7 +254,7 @@ def plan_run(run: RunRequest, provider: ProviderBase, settings: Settings, *, sta
         FetchGroup(index, recipe, bands, tuple(model for model in models if model.recipe == recipe))
         for index, (recipe, bands) in enumerate(bands_of.items())
     ]
-    return RunPlan(models, tuple(groups), run.config, to_json(dict(provider.describe())))
+    return RunPlan(models, tuple(groups), run.config, to_json(dict(describe_for(provider, list(bands_of)))))
 
 
 def lock_weights(plan: RunPlan, settings: Settings, pins: WeightsLock | None = None) -> RunPlan:
@@ -285,7 +292,8 @@ def sharing_report(groups: Sequence[FetchGroup]) -> list[str]:
     lines = []
     for i, a in enumerate(groups):
         for b in groups[i + 1 :]:
-            differing = [name for name in names if getattr(a.recipe, name) != getattr(b.recipe, name)]
+            asked = {name: (getattr(a.recipe, name), getattr(b.recipe, name)) for name in names}
+            differing = [f"{name} ({one} / {other})" for name, (one, other) in asked.items() if one != other]
             sides = ["+".join(model.label for model in group.models) for group in (a, b)]
             lines.append(f"{sides[0]} and {sides[1]} cannot share a fetch: they differ in {', '.join(differing)}")
     return lines

@@ -9,6 +9,8 @@ from rsembed.core.errors import SpecError
 from rsembed.core.fetching import FramePolicy
 from rsembed.core.specs import Window
 
+_LONGEST_YEAR = 366
+
 
 def equal_bins(window: Window, n_bins: int) -> tuple[Window, ...]:
     """``window`` cut into ``n_bins`` parts with bounds ``start + floor(days * i / n_bins)``.
@@ -22,8 +24,37 @@ def equal_bins(window: Window, n_bins: int) -> tuple[Window, ...]:
 
 
 def frame_bins(window: Window, policy: FramePolicy) -> tuple[Window, ...]:
-    """The bins that ``policy`` wants of ``window``, one a frame, in order."""
-    return equal_bins(window, policy.count(window))
+    """The bins that ``policy`` wants of ``window``, one a frame, in order; see :class:`FramePolicy`.
+
+    Raises SpecError when the window has fewer days than frames, or its year is none of the policy's.
+    """
+    if policy.mode == "annual":
+        return (covered_year(window, policy),)
+    count = policy.count(window)
+    if not policy.fixed_bins(window):
+        return equal_bins(window, count)
+    bounds = [window.start + dt.timedelta(days=policy.frame_days * i) for i in range(count)]
+    ends = [*bounds[1:], min(window.end, bounds[-1] + dt.timedelta(days=policy.frame_days))]
+    return tuple(Window(a, b) for a, b in zip(bounds, ends, strict=True))
+
+
+def covered_year(window: Window, policy: FramePolicy) -> Window:
+    """The calendar year that stands for ``window``; SpecError where the product has none such."""
+    first, last = min(policy.years), max(policy.years)
+    there = f"{first}" if first == last else f"{first} to {last}"
+    if policy.year_of == "middle" and window.days > _LONGEST_YEAR:
+        raise SpecError(
+            f"the window {window} is longer than a year, and embeddings are there by the year ({there}); name one year"
+        )
+    year = (window.midpoint if policy.year_of == "middle" else window.start).year
+    if year not in policy.years:
+        raise SpecError(f"the window {window} stands for {year}, but there are embeddings for {there} only")
+    return Window(dt.date(year, 1, 1), dt.date(year + 1, 1, 1))
+
+
+def bins_in_hand(window: Window, policy: FramePolicy, n_frames: int) -> tuple[Window, ...]:
+    """The bins of ``n_frames`` that somebody has already: the policy's own where they are as many, else equal parts."""
+    return frame_bins(window, policy) if policy.count(window) == n_frames else equal_bins(window, n_frames)
 
 
 def last_complete_year(today: dt.date) -> Window:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,16 @@ from rsembed.core.card import ModelCard
 from rsembed.core.fetching import Grid
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.settings import Settings
-from rsembed.core.specs import OutputSpec, TemporalSpec
+from rsembed.core.specs import FetchSpec, OutputSpec, TemporalSpec
 from rsembed.embedders import torch_runtime
 from rsembed.embedders.base import EmbedderBase, EmbedderConfig
 from rsembed.embedders.options import make_config
 from rsembed.embedders.registry import REGISTRY
-from rsembed.tools.temporal import equal_bins
+from rsembed.tools.temporal import bins_in_hand
 
 FOLDER = Path(__file__).parent / "cases"
+SLOW = frozenset(("olmoearth",))
+"""Minutes long, and others cover the same code: run with RSEMBED_PARITY_SLOW set."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ class Case:
     def config(self, output: OutputSpec) -> EmbedderConfig:
         card: ModelCard = self.model.card
         names = {option.name for option in card.options}
-        resolved = {k: v for k, v in self.facts["resolved_options"].items() if k in names}
+        # Smaller than published: the sizes are options, counts of stages a text.
+        size = {
+            k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in self.facts.get("reduced", {}).items()
+        }
+        resolved = {k: v for k, v in {**self.facts["resolved_options"], **size}.items() if k in names}
         modality = self.facts["sensor"].get("modality")
         return make_config(
             card,
@@ -72,14 +79,15 @@ class Case:
             output=output,
             context="none",
             options={**resolved, **self.facts["model_config"]},
+            fetch=FetchSpec(scale_m=self.facts["sensor"].get("scale_m")),
         )
 
     def patch(self, embedder: EmbedderBase) -> Patch:
-        """The seeded image as a patch: every pixel valid, frames are equal bins of the window."""
+        """The seeded image as a patch: every pixel valid, frames are the model's bins of the window."""
         given = self.facts["input"]
         image = seeded_image(given["shape"], given["seed"], given["low"], given["high"])
         frames_tchw = image if image.ndim == 4 else image[None]
-        bins = equal_bins(self.window, len(frames_tchw))
+        bins = bins_in_hand(self.window, embedder.contract.frames, len(frames_tchw))
         frames = tuple(Frame(window, n_images=1, date=window.midpoint) for window in bins)
         grid = Grid(3857, 0.0, 0.0, embedder.contract.scale_m, *frames_tchw.shape[-2:])
         return Patch(frames_tchw, np.ones(frames_tchw.shape, bool), embedder.contract.bands, grid, frames)
@@ -116,7 +124,10 @@ class WeightsFolder:
 
 
 def all_cases() -> list[Case]:
-    """Every case, those that share a checkpoint next to each other."""
-    cases = [Case(folder) for folder in sorted(FOLDER.iterdir()) if (folder / "case.json").exists()]
+    """Every case of a network that is not slow, those that share a checkpoint next to each other."""
+    left_out = frozenset() if os.environ.get("RSEMBED_PARITY_SLOW") else SLOW
+    found = (folder for folder in sorted(FOLDER.iterdir()) if folder.name not in left_out)
+    cases = [Case(folder) for folder in found if (folder / "case.json").exists()]
+    cases = [case for case in cases if "input" in case.facts]  # for products see test_products.py
     first_use = {case.weights_key: case.name for case in reversed(cases)}
     return sorted(cases, key=lambda case: (first_use[case.weights_key], case.name))

@@ -23,6 +23,8 @@ class BlockSpec:
     exact (erf) GELU, or SwiGLU ``fc2(silu(fc1 x) * fc3 x)``. ``layer_scale``: a learned factor
     per channel on each branch (``ls1.gamma``, ``ls2.gamma``). ``norm``: before each branch, or
     ``post``, after each sum (Vaswani et al. 2017; torch's own encoder layer by default).
+    ``rotary_axes``: queries and keys are turned by their token's position on so many axes, with learned frequencies
+    (``attn.freqs``; RoPE-Mixed, Heo et al. 2024, arXiv:2403.13298).
     """
 
     dim: int
@@ -37,6 +39,7 @@ class BlockSpec:
     mlp_bias: bool = True
     layer_scale: bool = False
     norm: Literal["pre", "post"] = "pre"
+    rotary_axes: int = 0
 
     @property
     def width(self) -> int:
@@ -58,6 +61,8 @@ class Attention(nn.Module):
             self.k = nn.Linear(spec.dim, spec.width, bias=spec.qkv_bias)
             self.v = nn.Linear(spec.dim, spec.width, bias=spec.qkv_bias)
         self.proj = nn.Linear(spec.width, spec.dim, bias=spec.proj_bias)
+        if spec.rotary_axes:
+            self.freqs = nn.Parameter(torch.zeros(spec.rotary_axes, spec.heads, spec.width // spec.heads // 2))
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, dim) -> three of (B, heads, N, head_dim)."""
@@ -71,10 +76,29 @@ class Attention(nn.Module):
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
         return out
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def turned(self, q: Tensor, k: Tensor, positions_bna: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys (B, heads, N, head_dim) with adjacent channels turned, pair by pair.
+
+        A pair's angle is the sum of the position's coordinates times its frequencies, in float32.
+        """
+        # Axis by axis: a matrix product could round otherwise in another batch.
+        angle = positions_bna[:, None, :, 0, None] * self.freqs[0][None, :, None]
+        for axis in range(1, len(self.freqs)):
+            angle = angle + positions_bna[:, None, :, axis, None] * self.freqs[axis][None, :, None]
+        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+        return _rotate(q, cos, sin), _rotate(k, cos, sin)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, positions_bna: Tensor | None = None) -> Tensor:
         """(B, N, dim) -> (B, N, dim); ``bias`` broadcasts to (B, heads, N, N)."""
         q, k, v = self.queries_keys_values(x)
+        if positions_bna is not None:
+            q, k = self.turned(q, k, positions_bna)
         return self.attend(q, k, v, bias)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
 
 
 class Mlp(nn.Module):
@@ -121,14 +145,17 @@ class Block(nn.Module):
         self.mlp = Mlp(spec)
         self.ls2 = LayerScale(spec.dim) if spec.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(B, N, dim) -> (B, N, dim); ``bias`` is added to the attention logits."""
+    def forward(self, x: Tensor, bias: Tensor | None = None, positions_bna: Tensor | None = None) -> Tensor:
+        """(B, N, dim) -> (B, N, dim); ``bias`` is added to the attention logits.
+
+        ``positions_bna``: coordinates of each token (B, N, axes), float32, for rotary attention.
+        """
         out: Tensor
         if self.post:
-            x = self.norm1(x + self.ls1(self.attn(x, bias)))
+            x = self.norm1(x + self.ls1(self.attn(x, bias, positions_bna)))
             out = self.norm2(x + self.ls2(self.mlp(x)))
         else:
-            x = x + self.ls1(self.attn(self.norm1(x), bias))
+            x = x + self.ls1(self.attn(self.norm1(x), bias, positions_bna))
             out = x + self.ls2(self.mlp(self.norm2(x)))
         return out
 
@@ -139,8 +166,8 @@ class Blocks(nn.ModuleList):
     def __init__(self, spec: BlockSpec, depth: int) -> None:
         super().__init__(Block(spec) for _ in range(depth))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None, positions_bna: Tensor | None = None) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
         for block in self:
-            x = block(x, bias)
+            x = block(x, bias, positions_bna)
         return x

@@ -17,7 +17,7 @@ from rsembed.core.errors import ModelError
 from rsembed.core.fetching import FramePolicy
 from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
-from rsembed.embedders.sentinel import S2_L2A, SQUARE
+from rsembed.embedders.sentinel import HLS, HLS_S30, S2_L2A, SQUARE, only
 from rsembed.embedders.torch_model import TorchEmbedder
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ MEAN = (1087.0, 1342.0, 1433.0, 2734.0, 1958.0, 1363.0)
 STD = (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0)
 NO_DATA = 0.0001  # what the authors' inference.py puts, after normalisation, where there is no data
 TRAINED_PX = 224
+BANDS = ("B2", "B3", "B4", "B8A", "B11", "B12")
+FRAMES = FramePolicy("auto", frame_days=28, max_frames=4)
 
 _SIDE_INPUTS = (
     Step("date code: year and day of the year of each frame, float32, learned scale", "verified"),
-    Step("place code: (latitude, longitude) of the row's centre in degrees, as the encoder documents it; the authors' "
-         "inference.py passes the pair the other way round", "inferred"),
+    Step("place code: (latitude, longitude) of the row's centre in degrees; inference.py swaps the two", "inferred"),
     Step("pooled: mean (or max) over patch tokens of all frames after the final norm, no class token", "inferred"),
 )
 
@@ -68,10 +69,8 @@ CARD = ModelCard(
     source="https://github.com/NASA-IMPACT/Prithvi-EO-2.0",
     kind="onthefly",
     inputs={
-        "s2": InputContract(
-            S2_L2A, ("B2", "B3", "B4", "B8A", "B11", "B12"), scale_m=30, image_size=TRAINED_PX,
-            frames=FramePolicy("auto", frame_days=28, max_frames=4),
-        )
+        "s2": InputContract(S2_L2A, BANDS, scale_m=30, image_size=TRAINED_PX, frames=FRAMES),
+        "hls": InputContract(HLS_S30, BANDS, scale_m=30, image_size=TRAINED_PX, frames=FRAMES),
     },
     outputs=("pooled", "grid"),
     pooling="tokens",
@@ -79,7 +78,8 @@ CARD = ModelCard(
     licence=Licence("Apache-2.0", "yes", "Prithvi-EO-2.0 by IBM and NASA (Apache-2.0)"),
     steps={
         "authors": (
-            Step("Sentinel-2 surface reflectance as stand-in for the HLS product of the training", "inferred"),
+            only("s2", Step("surface reflectance as stand-in for the HLS product of the training", "inferred")),
+            HLS,
             Step("(DN - mean) / std per band, no clipping; then invalid pixels 0.0001 (inference.py)", "documented"),
             SQUARE,
             Step("bilinear to 224 without antialias", "inferred"),
@@ -87,6 +87,7 @@ CARD = ModelCard(
             *_SIDE_INPUTS,
         ),
         "rs-embed": (
+            HLS,
             Step("DN / 10000, clipped to 0..1, invalid pixels 0; no mean or std", "verified"),
             Step("frames that are bit-identical to an earlier one are dropped, with their dates", "documented"),
             SQUARE,
@@ -115,6 +116,7 @@ CARD = ModelCard(
     batch_size={"cpu": 8, "cuda": 32},
     notes=(
         "patches are 16 px (600_tl: 14 px): grids of 14 x 14 (16 x 16) cells at 224 px",
+        "hls reads the Sentinel-2 half; for Landsat name NASA/HLS/HLSL30/v002 with B2, B3, B4, B5, B6, B7 in a sensor",
         "with prep=pad, padding mirrors the bottom and right edge; pooling leaves the padding out",
     ),
 )  # fmt: skip
@@ -157,11 +159,13 @@ class Prithvi(TorchEmbedder):
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
         """Network inputs of one tile."""
         dates: Sequence[dt.date] = view.dates
+        values, hls = view.values_tchw, self.config.modality == "hls"
+        values = preprocess.to_dn(values, view.valid_tchw) if hls else values
         if self.config.recipe == "authors":
-            normalised = preprocess.standardise(view.values_tchw, MEAN, STD)
+            normalised = preprocess.standardise(values, MEAN, STD)
             frames = preprocess.fill_invalid(normalised, view.valid_tchw, NO_DATA)
         else:
-            frames = preprocess.reflectance(preprocess.fill_invalid(view.values_tchw, view.valid_tchw))
+            frames = preprocess.reflectance(preprocess.fill_invalid(values, view.valid_tchw))
             kept = preprocess.distinct_frames(frames)
             frames, dates = frames[kept], [dates[i] for i in kept]
         self._warn_of_gaps(dates)

@@ -150,9 +150,9 @@ class TerraMind(TorchEmbedder):
         values, valid = preprocess.only_frame(view.values_tchw, view.valid_tchw)
         # In products that carry the offset no-data is 0 as well, so missing pixels get none.
         offset = np.float32(self.config.options["dn_offset"] or 0)
-        filled = preprocess.fill_invalid(values + offset, valid, self.contract.fill_value)
+        filled = preprocess.fill_invalid(values + offset if offset else values, valid, self.contract.fill_value)
         if self.config.recipe == "rs-embed":
-            filled = np.clip(filled, np.float32(0.0), np.float32(1e4))
+            np.clip(filled, np.float32(0.0), np.float32(1e4), out=filled)
         resized = preprocess.resize_bilinear(filled, IMAGE_PX)
         return {"pixels": preprocess.standardise(resized, *STATISTICS[SIZES[self.variant].statistics])}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_slots_when_padded_then_absent_places_are_zero_filled() -> None:
 
     class Watching(NullEmbedder):
         def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
-            seen.append(arrays["image"])
+            seen.append(arrays["image"].copy())  # its memory serves the next batch
             rois.append(roi)
             return super().embed_batch(arrays, roi)
 
@@ -267,3 +268,32 @@ def test_slots_when_threads_prepare_and_a_stop_is_asked_then_it_stops() -> None:
     with pytest.raises(StoppedError):
         run(full(40), 40, embedder=embedder, threads=2, should_stop=lambda: len(embedder.sizes) >= 2)
     assert len(embedder.sizes) <= 4
+
+
+def test_slots_when_the_answer_is_the_inputs_own_memory_then_rows_keep_their_numbers() -> None:
+    class Echo(NullEmbedder):
+        def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
+            return arrays["image"][:, 0, 0, :4]
+
+    rows = full(8)
+    found = run(rows, 8, embedder=Echo())
+    for slot, [one] in rows.items():
+        assert found.values[slot].tobytes() == one.arrays["image"][0, 0, :4].tobytes()
+
+
+def test_slots_when_a_batch_computes_then_its_rows_are_not_in_memory_twice() -> None:
+    handed_out: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    class Watching(NullEmbedder):
+        def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
+            alive.append(sum(array() is not None for array in handed_out))
+            return super().embed_batch(arrays, roi)
+
+    def load(slot: int) -> Sequence[Prepared]:
+        one = prepared(slot)
+        handed_out.append(weakref.ref(one.arrays["image"]))
+        return [one]
+
+    run_slots(Watching(), load, 8, batch_size=4)
+    assert max(alive) <= 1  # the last one loaded

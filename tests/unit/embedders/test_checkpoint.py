@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,43 @@ def test_load_state_dict_when_a_file_would_run_code_then_refused(
     with pytest.raises(WeightsError):
         load_state_dict(str(path))
     assert capsys.readouterr().out == ""
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from rsembed.embedders.checkpoint import fit, load_state_dict
+
+def megabytes(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+def load(file, layers):
+    with torch.device("meta"):
+        net = torch.nn.Sequential(*(torch.nn.Linear(512, 512, bias=False) for _ in range(layers)))
+    fit(load_state_dict(file), net)
+    return net
+
+layers, *files = sys.argv[1:]
+for small, large in zip(files[0::2], files[1::2]):
+    load(small, 1)  # whatever is loaded on first use is there by now
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = megabytes("VmRSS")
+    net = load(large, int(layers))
+    print(megabytes("VmHWM") - before)
+    del net
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read where Linux tells it")
+def test_load_state_dict_when_the_file_is_large_then_its_tensors_are_never_in_memory_twice(tmp_path: Path) -> None:
+    layers = 96  # of one megabyte each
+    files = [str(tmp_path / f"{count}.{kind}") for kind in ("pt", "safetensors") for count in (1, layers)]
+    for file in files:
+        weights = {f"{i}.weight": torch.full((512, 512), float(i)) for i in range(int(Path(file).stem))}
+        save_file(weights, file) if file.endswith("safetensors") else torch.save(weights, file)
+    given = [sys.executable, "-c", PEAK, str(layers), *files]
+    done = subprocess.run(given, capture_output=True, text=True, check=True)
+    for peak in done.stdout.split():
+        assert float(peak) <= 1.2 * layers

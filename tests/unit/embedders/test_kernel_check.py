@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsembed.core.errors import DeviceError
+from rsembed.core.errors import ModelError
 from rsembed.embedders.kernel_check import check_kernels
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def gives_nan(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     ],
 )
 def test_check_when_a_kernel_is_wrong_then_error_names_it_and_the_way_out(attend: object, words: str) -> None:
-    with pytest.raises(DeviceError, match=words) as caught:
+    with pytest.raises(ModelError, match=words) as caught:
         check_kernels(CPU, "fp32", attend=attend)
     assert torch.__version__ in str(caught.value)
     assert "device='cpu'" in str(caught.value)
@@ -50,5 +50,5 @@ def test_check_when_arithmetic_is_coarse_then_its_own_rounding_is_allowed() -> N
         return F.scaled_dot_product_attention(*parts[:3], attn_mask=parts[3])
 
     check_kernels(CPU, "bf16", attend=rounded)
-    with pytest.raises(DeviceError):
+    with pytest.raises(ModelError):
         check_kernels(CPU, "fp32", attend=rounded)

@@ -66,6 +66,19 @@ def test_prithvi_when_pixels_are_missing_then_each_recipe_fills_its_own_way() ->
     assert reference[0, 0, 0, :3].tolist() == pytest.approx([0.0, 0.0, 0.1087])
 
 
+@pytest.mark.parametrize("recipe", ["authors", "rs-embed"])
+def test_prithvi_when_hls_comes_as_reflectance_or_as_dn_then_the_same_pixels(recipe: str) -> None:
+    cls = REGISTRY.get("prithvi")
+    made = cls(make_config(cls.card, recipe=recipe, modality="hls"))
+    dn = np.random.default_rng(3).integers(100, 9000, (1, 6, 224, 224)).astype(np.float32)
+    dn[..., :9, :9] = -9999.0
+    valid = dn > 0
+    of_dn, of_reflectance = (made.prepare(view(given, valid))["pixels"] for given in (dn, dn / np.float32(10000)))
+    assert made.contract.collection == "NASA/HLS/HLSS30/v002"
+    np.testing.assert_allclose(of_reflectance, of_dn, rtol=1e-5, atol=1e-5)
+    assert np.ptp(of_dn) > 0.5
+
+
 def test_prithvi_when_frames_lie_far_apart_then_it_warns() -> None:
     dates = (dt.date(2021, 1, 1), dt.date(2022, 1, 1))
     frames = np.stack([np.full((6, 224, 224), v) for v in (100, 200)])

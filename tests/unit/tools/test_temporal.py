@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from rsembed.core.errors import SpecError
 from rsembed.core.fetching import FramePolicy
 from rsembed.core.specs import Window
-from rsembed.tools.temporal import around, equal_bins, frame_bins, last_complete_year, median_date, parse_days
+from rsembed.tools.temporal import (
+    around,
+    bins_in_hand,
+    equal_bins,
+    frame_bins,
+    last_complete_year,
+    median_date,
+    parse_days,
+)
 from tests.builders import YEAR
 
 
@@ -29,6 +37,65 @@ def test_equal_bins_when_cut_then_they_cover_the_window_without_gaps(days: int, 
 
 def test_frame_bins_when_the_policy_is_single_then_the_window_itself() -> None:
     assert frame_bins(YEAR, FramePolicy()) == (YEAR,)
+
+
+POLICIES = {
+    "28 days, equal": FramePolicy("auto", frame_days=28, max_frames=4),
+    "30 days begun, equal": FramePolicy("auto", frame_days=30, max_frames=12, round_up=True),
+    "30 days, fixed": FramePolicy("auto", frame_days=30, max_frames=12, bins="fixed"),
+    "30 days begun, fixed": FramePolicy("auto", frame_days=30, max_frames=12, bins="fixed", round_up=True),
+    "one": FramePolicy(),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@given(days=st.integers(1, 3653))
+def test_frame_bins_when_one_day_to_ten_years_then_they_follow_the_policy(policy: FramePolicy, days: int) -> None:
+    window = Window(YEAR.start, YEAR.start + dt.timedelta(days=days))
+    bins = frame_bins(window, policy)
+    assert len(bins) == policy.count(window)
+    assert 1 <= len(bins) <= policy.max_frames
+    assert bins[0].start == window.start
+    assert all(a.end == b.start for a, b in zip(bins, bins[1:], strict=False))
+    lost = (window.end - bins[-1].end).days
+    lengths = [b.days for b in bins]
+    if policy.fixed_bins(window):
+        assert set(lengths[:-1]) == {policy.frame_days}
+        assert lengths[-1] <= policy.frame_days
+        assert 0 <= lost < policy.frame_days
+        assert lost == 0 or lengths[-1] == policy.frame_days
+    else:
+        assert lost == 0
+        assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "lengths"),
+    [
+        ("28 days, equal", 1, [1]),
+        ("28 days, equal", 365, [91, 91, 91, 92]),
+        ("30 days begun, equal", 92, [23, 23, 23, 23]),
+        ("30 days begun, equal", 31, [15, 16]),
+        ("30 days, fixed", 29, [29]),
+        ("30 days, fixed", 45, [45]),
+        ("30 days, fixed", 92, [30, 30, 30]),
+        ("30 days begun, fixed", 92, [30, 30, 30, 2]),
+        ("30 days begun, fixed", 30, [30]),
+        ("30 days, fixed", 365, [30] * 12),
+        ("30 days begun, fixed", 389, [30] * 12),
+        ("30 days begun, fixed", 390, [32, 33] * 6),
+        ("30 days, fixed", 3652, [304, 304, 305] * 4),
+    ],
+)
+def test_frame_bins_when_computed_by_hand_then_the_same(name: str, days: int, lengths: list[int]) -> None:
+    bins = frame_bins(Window(YEAR.start, YEAR.start + dt.timedelta(days=days)), POLICIES[name])
+    assert [b.days for b in bins] == lengths
+
+
+def test_bins_in_hand_when_as_many_as_wanted_then_the_models_own() -> None:
+    window, policy = Window(YEAR.start, YEAR.start + dt.timedelta(days=92)), POLICIES["30 days begun, fixed"]
+    assert bins_in_hand(window, policy, 4) == frame_bins(window, policy)
+    assert bins_in_hand(window, policy, 3) == equal_bins(window, 3)
 
 
 def test_last_complete_year_when_it_is_new_years_eve_then_the_year_before() -> None:
