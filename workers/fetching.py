@@ -111,15 +111,16 @@ class _Throttles:
     ``lease_s``: how long a permit outlives its process, and a throttle that Redis forgot waits.
     """
 
-    def __init__(self, redis_url: str, lease_s: float) -> None:
+    def __init__(self, redis_url: str, lease_s: float, settings: Settings) -> None:
         self._redis_url = redis_url
         self._lease_s = lease_s
+        self._settings = settings
         self._lock = threading.Lock()
         self._throttles: dict[str, RedisThrottle] = {}
 
     def of(self, loaded: LoadedRun) -> RedisThrottle:
         """The throttle of the run's source."""
-        key, limits = loaded.throttle_key, throttle_limits(loaded.spec.provider.backend)
+        key, limits = loaded.throttle_key, throttle_limits(loaded.spec.provider.backend, self._settings.throttle)
         with self._lock:
             if key not in self._throttles:
                 self._throttles[key] = RedisThrottle(self._redis_url, key, limits.cap, limits.per_s, self._lease_s)
@@ -133,10 +134,11 @@ class FetchService:
         self.process = process
         self.ledger = ledger
         self.inputs = InputStore(settings.need_inputs(), settings.scratch)
-        self.runs = RunCache(ledger, Settings.from_environment(), settings.scratch)
+        own = Settings.from_environment()
+        self.runs = RunCache(ledger, own, settings.scratch)
         self.prefetch = PrefetchManager(workers=settings.fetch_threads)
         # A short one: what it costs to be wrong about who holds permits is a few requests too many.
-        self.throttles = _Throttles(settings.need_redis_url(), settings.lease_s / 4)
+        self.throttles = _Throttles(settings.need_redis_url(), settings.lease_s / 4, own)
 
     def work_once(self) -> WorkReport:
         """Claim a unit, fetch it, settle it; idle when the ledger has none for this worker."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
+from rsembed.core.patch import Json
 from rsembed.core.serialization import digest
 from rsembed.core.settings import Settings
 from rsembed.pipelines.fetch_unit import FetchUnit
@@ -28,6 +29,11 @@ from workers.stored_rows import row_shard
 
 KEPT_RUNS = 16
 """Plans that a worker keeps at a time."""
+
+
+def throttle_key(backend: str, provider: Json) -> str:
+    """The name of the throttle of a source; ``provider``: what it said of itself when the run was planned."""
+    return f"{backend}:{digest(provider)[:16]}"
 
 
 @dataclass
@@ -48,13 +54,15 @@ class LoadedRun:
         """The run's source of imagery, opened at first use. Raises ProviderError."""
         with self._lock:
             if self._provider is None:
-                self._provider = self.spec.open_provider(self._settings)
+                # So that a run's cost can be read from the cloud's own metrics.
+                tagged = replace(self._settings, ee_workload_tag=f"rsembed-{self.record.id}")
+                self._provider = self.spec.open_provider(tagged)
             return self._provider
 
     @property
     def throttle_key(self) -> str:
         """Who shares the provider's quota with this run: whoever asks the same source."""
-        return f"{self.spec.provider.backend}:{digest(self.plan.provider)[:16]}"
+        return throttle_key(self.spec.provider.backend, self.plan.provider)
 
     @property
     def shape(self) -> RunShape:

@@ -35,7 +35,8 @@ ACQUIRE = (
 open()
 local cap, per_s = tonumber(ARGV[6]), tonumber(ARGV[7])
 redis.call('HSET', KEYS[1], 'cap', ARGV[6], 'per_s', ARGV[7])
-local state = redis.call('HMGET', KEYS[1], 'limit', 'open_at', 'next_start')
+local state = redis.call('HMGET', KEYS[1], 'limit', 'open_at', 'next_start', 'restricted')
+if state[4] == '1' then cap = cap * tonumber(ARGV[8]) end
 local closed_s = tonumber(state[2]) - now
 if closed_s > 0 then return {'0', text(now), text(closed_s)} end
 local allowed = math.max(1, math.floor(math.min(tonumber(state[1]), cap)))
@@ -50,7 +51,8 @@ redis.call('ZADD', KEYS[2], text(start + lease), ARGV[5])
 return {'1', text(now), text(start - now)}
 """
 )
-"""Permit, cap, starts a second (0: uncounted) -> granted, now, s to wait (for its start, or to ask again)."""
+"""Permit, cap, starts a second (0: uncounted), share of the cap while restricted
+-> granted, now, s to wait (for its start, or to ask again)."""
 
 RELEASE = (
     _PRELUDE

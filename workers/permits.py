@@ -21,12 +21,14 @@ from typing import Any
 from rsembed.providers.throttle import (
     FIRST_SHARE,
     POLL_S,
+    RESTRICTED_SHARE,
     Aimd,
     Ended,
     Outcome,
     Permit,
     ThrottleState,
     ThrottleStoppedError,
+    allowed_limit,
     step,
 )
 from workers.broker import ERRORS, BrokerAwayError, connect_redis
@@ -34,8 +36,8 @@ from workers.permit_scripts import ACQUIRE, CHANGE, RELEASE, RENEW, RESTRICT, ST
 
 logger = logging.getLogger(__name__)
 
-HANDOVER_S = 1.0
-"""So long a permit may go from thread to thread of a process before it goes back to Redis."""
+HANDOVER_S = 0.3
+"""So long a permit may go from thread to thread of a process before it goes back, and what was learnt with it."""
 WAIT_S = (0.02, 0.08)
 """Between two requests for a permit, drawn anew each time, so that processes take turns."""
 AWAY_S = (0.3, 1.0)
@@ -82,12 +84,11 @@ class RedisThrottle:
         self._spare: list[_Slot] = []
         self._waiting = 0
         self._asking = False
+        self._refused_at = 0.0
         self._away_until = 0.0
         self._away = False
         self._closed = threading.Event()
         self._renewing: threading.Thread | None = None
-
-    # A permit's life -----------------------------------------------------------------------------
 
     def acquire(self, stop: threading.Event) -> Permit:
         """See :class:`~rsembed.providers.throttle.Throttle`; waits as long as Redis is away."""
@@ -135,7 +136,7 @@ class RedisThrottle:
     def _ask(self) -> tuple[_Slot | None, float]:
         """``(permit, s until it may be used)``, or ``(None, s until it makes sense to ask again)``."""
         slot = _Slot(uuid.uuid4().hex, 0.0, 0.0)
-        answer = self._call(ACQUIRE, slot.id, self._cap, self._per_s or 0)
+        answer = self._call(ACQUIRE, slot.id, self._cap, self._per_s or 0, RESTRICTED_SHARE)
         if answer is None:
             return None, random.uniform(*AWAY_S)  # noqa: S311 - jitter
         granted, now, wait_s = answer[0] == "1", float(answer[1]), float(answer[2])
@@ -150,7 +151,10 @@ class RedisThrottle:
     def _end(self, slot: _Slot, outcome: Outcome) -> None:
         slot.successes += outcome == "ok"
         with self._freed:
-            young = time.monotonic() - slot.taken_at < HANDOVER_S
+            if outcome == "quota":
+                self._refused_at = time.monotonic()
+            # What was taken before the last refusal may be one permit too many.
+            young = time.monotonic() - slot.taken_at < HANDOVER_S and slot.taken_at > self._refused_at
             awaited = self._waiting + self._asking > len(self._spare)
             # Where starts are counted, each has to be asked for.
             if outcome != "quota" and young and awaited and self._per_s is None:
@@ -163,32 +167,31 @@ class RedisThrottle:
         with self._freed:
             self._held.pop(slot.id, None)
         if time.monotonic() >= self._away_until:
-            answer = self._call(RELEASE, slot.id)
-            if answer is not None:
-                now, text, in_flight = float(answer[0]), answer[1], int(answer[2])
-                if slot.successes:
-                    text = self._learn(text, Ended("ok", slot.began(), now, in_flight, slot.successes))
-                if outcome == "quota":
-                    self._learn(text, Ended("quota", slot.began(), now, in_flight))
+            if outcome == "quota":
+                # The limit is cut while the permit is still held, so that nobody takes it for another refusal.
+                self._tell("", slot, "quota", 1)
+            self._tell(slot.id, slot, "ok", slot.successes)
         with self._freed:
             self._freed.notify_all()
 
-    def _learn(self, text: str, ended: Ended) -> str:
-        """Let ``ended`` change what Redis knows, now ``text``; returns what it knows then."""
+    def _tell(self, released: str, slot: _Slot, outcome: Outcome, count: int) -> None:
+        """Release a permit ('': none), and let ``count`` outcomes of ``slot`` change what Redis knows."""
+        answer = self._call(RELEASE, released)
+        if answer is not None and count:
+            now, text, in_flight = float(answer[0]), answer[1], int(answer[2])
+            self._learn(text, Ended(outcome, slot.began(), now, in_flight, count))
+
+    def _learn(self, text: str, ended: Ended) -> None:
+        """Let ``ended`` change what Redis knows, now ``text``."""
         while text:
             known = _from_text(text)
             after = step(known, ended, self._cap)
             if after == known:
-                return text
+                return
             answer = self._call(CHANGE, text, _to_text(after), after.limit)
-            if answer is None:
-                return ""
-            if answer[0] == "1":
-                return _to_text(after)
+            if answer is None or answer[0] == "1":
+                return
             text = answer[1]  # another process was faster
-        return text
-
-    # Told from outside ---------------------------------------------------------------------------
 
     def quota(self) -> None:
         """See :class:`~rsembed.providers.throttle.Throttle`."""
@@ -284,10 +287,9 @@ def _state(answer: Any) -> ThrottleState | None:
     text, cap, per_s, restricted, held = _texts(answer)
     if not text:
         return None
-    known, rate = _from_text(text), float(per_s)
-    return ThrottleState(
-        known.limit, int(held), int(float(cap)), rate or None, known.decreases, known.quota_errors, restricted == "1"
-    )
+    known, rate, slow = _from_text(text), float(per_s), restricted == "1"
+    limit = allowed_limit(known.limit, int(float(cap)), slow)
+    return ThrottleState(limit, int(held), int(float(cap)), rate or None, known.decreases, known.quota_errors, slow)
 
 
 def _to_text(aimd: Aimd) -> str:

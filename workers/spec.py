@@ -27,6 +27,7 @@ from rsembed.pipelines.request import RunRequest
 from rsembed.pipelines.rows.table import RowTable
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.factory import make_provider, resolve_backend
+from rsembed.providers.routing import describe_for
 from rsembed.version import __version__
 from workers.carried import schema_from_json, schema_to_json
 
@@ -224,7 +225,9 @@ class RunSpec:
     def open_provider(self, settings: Settings) -> ProviderBase:
         """The run's source of imagery, opened; raises ProviderError when it is no longer what it was."""
         provider = self.provider.make(settings)
-        found: Json = to_json(dict(provider.describe()))
+        models = cast("list[Mapping[str, Json]]", self.description["models"])
+        recipes = [from_json(FetchRecipe, model["fetch"]) for model in models]
+        found: Json = to_json(dict(describe_for(provider, recipes)))
         planned = self.description.get("provider")
         if found != planned:
             provider.close()

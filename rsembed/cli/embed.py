@@ -48,6 +48,7 @@ Examples:
 @click.option("--input-prep", type=click.Choice(["tile", "resize", "auto"]), default="tile", show_default=True,
               help="For regions larger than the model's input.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--no-cache", is_flag=True, help="Neither use nor keep fetched pixels of other runs.")
 @click.option("--out", type=click.Path(path_type=Path), help="Save to a file: .npy, .npz (with meta) or .json.")
 @click.option("--json", "as_json", is_flag=True, help="Print vector and meta as JSON.")
 def embed(model: str, **given: Any) -> None:
@@ -71,6 +72,7 @@ def embed(model: str, **given: Any) -> None:
         context=given["context"],
         input_prep=given["input_prep"],
         device=given["device"],
+        cache=not given["no_cache"],
         **options,
     )  # fmt: skip
     if out is not None:

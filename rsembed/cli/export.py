@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ refused. Exit codes: 0 done, 2 refused, 3 some rows failed, 130 stopped."""
 local_options = together(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option("--fetch-workers", type=int, default=8, show_default=True, help="Requests in flight."),
+    click.option("--cache-gb", type=click.FloatRange(min=0), help="Bound of the fetched pixels that are kept for later "
+                 "runs, over all of them; what was unused for longest goes first; 0 keeps none [default: "
+                 "RSEMBED_INPUT_CACHE_GB, else 10]. `rsembed cache` tells what is there."),
+    click.option("--no-cache", is_flag=True, help="Neither use nor keep fetched pixels of other runs: --cache-gb 0."),
     click.option("--dry-run", is_flag=True, help="Print the whole plan; fetch, load and write nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print the result (or the dry run) as JSON."),
     click.option("--quiet", is_flag=True, help="Print neither plan nor progress."),
@@ -86,6 +90,7 @@ class ExportCall:
     dry_run: bool
     as_json: bool
     quiet: bool
+    settings: Settings
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> ExportCall:
@@ -95,12 +100,23 @@ class ExportCall:
             windows=windows_of(given),
             rows=row_options_of(given),
             imagery=take(ImageryOptions, given),
+            settings=_settings(given["cache_gb"], no_cache=given["no_cache"]),
             **{name: given[name] for name in ("table", "layer", "out", "npz", "dry_run", "as_json", "quiet")},
         )
 
 
-def _dry_run(call: ExportCall) -> None:
+def _settings(cache_gb: float | None, *, no_cache: bool) -> Settings:
+    """The environment's settings, with what the command says of the cache; UsageError where it says two things."""
+    if no_cache and cache_gb:
+        raise click.UsageError("give --cache-gb or --no-cache, not both")
     settings = Settings.from_environment()
+    if cache_gb is None and not no_cache:
+        return settings
+    return replace(settings, input_cache_bytes=int((cache_gb or 0.0) * 1e9))
+
+
+def _dry_run(call: ExportCall) -> None:
+    settings = call.settings
     plan = plan_run(call.request, call.imagery.provider(), settings)
     source = open_table(call.table, layer=call.layer, id_column=call.rows.id_column)
     with scratch_rows(source, call.windows, None, call.rows) as table:
@@ -126,7 +142,7 @@ def _run(call: ExportCall) -> int:
         windows=call.windows,
         provider=call.imagery.provider(),
         target=ExportTarget(call.out, call.npz),
-        settings=Settings.from_environment(),
+        settings=call.settings,
         row_options=call.rows,
         progress=command_progress(quiet=silent),
         on_planned=(lambda plan, table: None) if silent else _tell_plan,

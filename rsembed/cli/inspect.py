@@ -90,7 +90,8 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"imagery   {found['backend']}, {report['collection']}, window {window['start']}..{window['end']}"
     a, _, x, _, _, y = report["transform"]
     corner = f"EPSG:{report['epsg']}, top left {x:.10g} {y:.10g}"
-    yield f"grid      {report['height']} x {report['width']} px of {a:g} m, {corner}"
+    unit = "degrees" if report["epsg"] == 4326 else "m"
+    yield f"grid      {report['height']} x {report['width']} px of {a:g} {unit}, {corner}"
     yield f"valid     {report['valid_fraction']:.1%} of the pixels in every band, {report['n_images']} images"
     for number, frame in enumerate(report["frames"]):
         dates = f"{frame['first_date']}..{frame['last_date']}, dated {frame['date']}" if frame["n_images"] else "empty"

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "models": ("rsembed.cli.models", "models", "List the models."),
     "describe": ("rsembed.cli.models", "describe", "All about one model: input, options, recipe, licence."),
     "weights": ("rsembed.cli.weights", "weights", "Where checkpoints are; fetch them ahead of a run."),
+    "cache": ("rsembed.cli.cache", "cache", "Fetched pixels that later runs need not ask for again."),
     "fleet": ("workers.cli", "fleet", "Run exports on many machines."),
 }
 """Name -> module, attribute, one line of help. A command whose module is not installed is not shown."""

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from rsembed.cli.quantities import count, size
+from rsembed.cli.quantities import band_names, count, size
 from rsembed.core.embedding import RowStatus
 from rsembed.core.errors import WeightsError
 from rsembed.core.patch import Json
@@ -66,7 +66,7 @@ def dry_run_lines(plan: RunPlan, estimate: RunEstimate, settings: Settings) -> l
     lines = plan_lines(plan, estimate)
     lines += [f"          {text}" for text in estimate.not_shared]
     for group in estimate.groups:
-        lines.append(f"          bands of fetch {group.index + 1}: {', '.join(group.bands)}")
+        lines.append(f"          bands of fetch {group.index + 1}: {band_names(group.bands)}")
     exact = all(group.exact for group in estimate.groups)
     lines.append(
         f"requests  {'' if exact else 'at most '}{count(estimate.requests, 'provider request')} "
@@ -106,6 +106,8 @@ def summary_lines(summary: ExportSummary) -> list[str]:
     """How the run ended and where things are."""
     work = f"{count(summary.n_rows, 'row')}, {count(len(summary.counts), 'model')}"
     lines = [f"done in {duration(summary.seconds)}: {work}, {count(summary.requests, 'remote request')}"]
+    if summary.cached:
+        lines.append(f"cached: {count(summary.cached, 'request')} spared by what earlier runs had fetched")
     for label, counts in summary.counts.items():
         lines.append(f"  {label}: " + ", ".join(f"{counts.get(s.value, 0):,} {s.value}" for s in RowStatus))
     if summary.resumed_rows:
@@ -158,6 +160,7 @@ def summary_json(summary: ExportSummary) -> dict[str, Json]:
         "resumed_rows": summary.resumed_rows,
         "skipped_rows": summary.skipped_rows,
         "requests": summary.requests,
+        "cached": summary.cached,
         "seconds": round(summary.seconds, 3),
         "exit_code": summary.exit_code,
     }

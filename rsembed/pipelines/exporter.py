@@ -21,16 +21,17 @@ from pathlib import Path
 
 from rsembed.core.errors import ExportError, StoreError
 from rsembed.core.patch import Json
+from rsembed.core.settings import Settings
 from rsembed.pipelines.checkpoint import FileCheckpoint
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit
 from rsembed.pipelines.finish import finish_run, status_totals, write_report
 from rsembed.pipelines.inference import InferenceEngine, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
+from rsembed.pipelines.local_fetching import open_prefetch
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, fingerprint
 from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.progress import ProgressListener, SilentProgress
-from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.table import RowTable
 from rsembed.pipelines.run_state import RunShape, RunState
 from rsembed.pipelines.shard_table import model_schema
@@ -49,7 +50,8 @@ class ExportSummary:
     ``counts``: label -> rows by status; ``failures``: label -> rows by error class; ``reasons``:
     label -> the commonest failure message and its number. ``windows``: from the first day of any
     row to the last. ``resumed_rows``: rows x models that an earlier process had done.
-    ``requests``: provider requests of this process. ``seconds``: its wall time.
+    ``requests``: provider requests of this process, ``cached``: those that the cache of inputs spared it.
+    ``seconds``: its wall time.
     """
 
     out: Path
@@ -63,6 +65,7 @@ class ExportSummary:
     skipped_rows: int = 0
     reasons: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     windows: str = ""
+    cached: int = 0
 
     @property
     def n_failed(self) -> int:
@@ -84,6 +87,7 @@ class _Usage:
     """What this process spent."""
 
     requests: int = 0
+    cached: int = 0
     forwards: int = 0
 
 
@@ -100,8 +104,10 @@ class BatchExporter:
         npz: bool = False,
         progress: ProgressListener | None = None,
         pad: bool = True,
+        settings: Settings | None = None,
     ) -> None:
         self._plan = plan
+        self._settings = settings or Settings()
         self._table = table
         self._provider = provider
         self._folder = OutputFolder(out)
@@ -210,10 +216,10 @@ class BatchExporter:
     def _work(self, state: RunState, name: str) -> None:
         config = self._plan.config
         self._announce(state)
-        prefetch = PrefetchManager(
+        prefetch = open_prefetch(
+            self._plan,
             self._provider,
-            workers=config.fetch_workers,
-            retry=RetryPolicy(max_attempts=config.max_attempts),
+            self._settings,
             on_settled=lambda rows: self._progress.advance("fetch", rows),
         )
         engine = InferenceEngine(
@@ -242,6 +248,7 @@ class BatchExporter:
     ) -> list[tuple[ModelPlan, ShardOutcome]]:
         unit = fetched.unit
         self._usage.requests += fetched.requests
+        self._usage.cached += fetched.cached
         outcomes = []
         for model in unit.group.models:
             if model.label in unit.wanted:
@@ -303,6 +310,7 @@ class BatchExporter:
         report: dict[str, Json] = {
             "seconds": round(seconds, 3),
             "requests_this_process": self._usage.requests,
+            "cached_this_process": self._usage.cached,
             "requests_all_processes": sum(record.requests for record in shards),
             "forwards_this_process": self._usage.forwards,
             "batch_size_halved": halved,
@@ -340,4 +348,5 @@ class BatchExporter:
             requests=self._usage.requests,
             seconds=seconds,
             skipped_rows=self._table.skipped.num_rows,
+            cached=self._usage.cached,
         )

@@ -81,7 +81,7 @@ class FetchUnit:
         """What is fetched for each row: the largest footprint among the group's models."""
         heights = np.max([[f.fetch_height for f in prints] for prints in self.footprints.values()], axis=0)
         widths = np.max([[f.fetch_width for f in prints] for prints in self.footprints.values()], axis=0)
-        return self.group.grids(self.shard, heights, widths)
+        return self.group.grids(self.shard, heights, widths, self.buffer_m)
 
     def request(self, slot: int) -> FetchRequest:
         """The provider request of one row."""
@@ -117,22 +117,23 @@ class PatchPack(Protocol):
 class SettledRows:
     """The outcome of one request: the slots it serves, why it failed (None: its patch is in the pack), its cost.
 
-    ``n_images`` is None where the patch was there before.
+    ``n_images`` is None where the patch was there before. ``cached``: it came from the cache of inputs.
     """
 
     slots: tuple[int, ...]
     failure: RowFailure | None = None
     requests: int = 0
     n_images: int | None = None
+    cached: bool = False
 
 
 @dataclass
 class FetchedUnit:
     """A unit whose rows are settled one by one: each ends up in ``pack`` or in ``failures``.
 
-    ``keys``: slot -> key in the pack. ``requests``: provider requests made, ``fetched``: patches
-    they gave. ``open``: requests that are not settled yet. ``stop``: set it to begin no further
-    request of this unit; what is in flight is then not recorded.
+    ``keys``: slot -> key in the pack. ``requests``: provider requests made, ``fetched``: patches they
+    gave or an earlier run had fetched, ``cached``: of the latter. ``open``: requests that are not settled
+    yet. ``stop``: set it to begin no further request of this unit; what is in flight is then not recorded.
     """
 
     unit: FetchUnit
@@ -141,6 +142,7 @@ class FetchedUnit:
     failures: dict[int, RowFailure] = field(default_factory=dict)
     requests: int = 0
     fetched: int = 0
+    cached: int = 0
     open: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -149,6 +151,7 @@ class FetchedUnit:
         """Record the outcome of one request; True when it was the unit's last."""
         with self._lock:
             self.requests += rows.requests
+            self.cached += rows.cached
             self.fetched += rows.failure is None
             if rows.failure is not None:
                 for slot in rows.slots:

@@ -15,16 +15,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from rsembed.core.errors import AuthError, QuotaError
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
+from rsembed.pipelines.due_queue import DueQueue
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, PatchPack, RowFailure, SettledRows
+from rsembed.pipelines.input_cache import InputCache
 from rsembed.pipelines.plan import request_key
-from rsembed.pipelines.retry import RetryPolicy, call_with_retry
+from rsembed.pipelines.restrictions import Restrictions
+from rsembed.pipelines.retry import RetryPolicy, Tries, call_with_retry
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.throttle import LocalThrottle, Throttle, throttle_limits
 
 logger = logging.getLogger(__name__)
-
 
 Listener = Callable[[FetchedUnit, SettledRows, bool], None]
 """Told of each settled request, from the fetching threads, and whether it was the unit's last."""
@@ -45,12 +48,13 @@ class _Opened:
 
 
 class _Item(NamedTuple):
-    """One request of a unit and the slots it serves."""
+    """One request of a unit, the slots it serves and what it has been through."""
 
     opened: _Opened
     key: str
     request: FetchRequest
     slots: tuple[int, ...]
+    tries: Tries
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class _Planned:
 class PrefetchManager:
     """Fetches units with ``workers`` threads: iterate over :meth:`run` for the settled ones, or :meth:`open` each.
 
-    ``on_settled(n_rows)`` is called from worker threads whenever rows are settled.
+    ``on_settled(n_rows)`` is called from worker threads whenever rows are settled. ``cache``: where patches
+    of earlier runs are looked for, and new ones kept.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class PrefetchManager:
         throttle: Throttle | None = None,
         max_open_units: int | None = None,
         on_settled: Callable[[int], None] = lambda _: None,
+        cache: InputCache | None = None,
     ) -> None:
         self._fetch_default = None if provider is None else provider.fetch
         self._workers = workers
@@ -83,10 +89,12 @@ class PrefetchManager:
         self._throttle = throttle or LocalThrottle(limits.cap, limits.per_s)
         self._max_open = max_open_units
         self._on_settled = on_settled
+        self._cache = cache
         self._stop = threading.Event()
         self._started = False
         self._threads: list[threading.Thread] = []
-        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._restrictions = Restrictions()
+        self._items: DueQueue[_Item] = DueQueue()
         self._settled: queue.SimpleQueue[FetchedUnit | _Planned | BaseException] = queue.SimpleQueue()
         self._may_open = threading.Semaphore(0)
         self._open: dict[int, FetchedUnit] = {}
@@ -94,7 +102,7 @@ class PrefetchManager:
     def run(self, units: Iterator[tuple[FetchUnit, PatchPack]], *, shard_size: int) -> Iterator[FetchedUnit]:
         """Settled units, in the order in which they settle. Call :meth:`release` for each when done with it.
 
-        An error in planning a unit (not in a row) stops the run and is raised here.
+        An error in planning a unit (not in a row) stops the run and is raised here; so does a refused login.
         """
         self._may_open.release(self._max_open or 3 + -(-2 * self._workers // shard_size))
         self._begin(self._plan, "fetch-plan", units)
@@ -150,7 +158,7 @@ class PrefetchManager:
                 request, wanted = requests[key], unit.group.bands
                 if lacking[key] != wanted:
                     request = replace(request, bands=tuple(band for band in wanted if band in lacking[key]))
-                self._items.put(_Item(opened, key, request, tuple(slots)))
+                self._items.put(_Item(opened, key, request, tuple(slots), Tries(opened.retry)))
             else:
                 self._tell(state, SettledRows(tuple(slots)), listener)
         return state
@@ -168,8 +176,7 @@ class PrefetchManager:
         """
         self._stop.set()
         self._may_open.release()
-        for _ in range(self._workers):
-            self._items.put(None)
+        self._items.close()
         for state in list(self._open.values()):
             state.stop.set()
             state.pack.flush()
@@ -219,13 +226,17 @@ class PrefetchManager:
 
     def _deliver(self, state: FetchedUnit, rows: SettledRows, last: bool) -> None:
         """The listener of :meth:`run`: hand the unit over with its last row."""
+        if rows.failure is not None and rows.failure.error_class == AuthError.error_class:
+            # No fault of the row, and no other would fare better: the run stops, and can be resumed after a login.
+            self._settled.put(AuthError(rows.failure.message))
+            return
         self._on_settled(len(rows.slots))
         if last:
             self._settled.put(state)
 
     def _work(self) -> None:
         try:
-            while (item := self._items.get()) is not None and not self._stop.is_set():
+            while (item := self._items.get()) is not None:
                 if not item.opened.state.stop.is_set():
                     self._fetch(item)
         except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
@@ -233,23 +244,46 @@ class PrefetchManager:
 
     def _fetch(self, item: _Item) -> None:
         opened, state = item.opened, item.opened.state
-
-        def fetch() -> Patch:
-            with opened.throttle.acquire(state.stop):
-                return opened.fetch(item.request)
-
+        kept = None if self._cache is None else self._cache.get(item.key, item.request)
+        if kept is not None:
+            state.pack.put(item.key, kept)
+            self._tell(state, SettledRows(item.slots, None, 0, kept.n_images, cached=True), opened.listener)
+            return
         try:
-            patch = call_with_retry(fetch, opened.retry, state.stop)
+            patch = self._ask(item)
         except Exception as exc:  # a row ends here; what went wrong is recorded with it
             if state.stop.is_set():
                 return
             rows = SettledRows(item.slots, RowFailure.of("fetch", exc))
             logger.debug("fetch_failed", extra={"shard": state.unit.index, "slot": item.slots[0]}, exc_info=exc)
         else:
+            if patch is None:
+                return
             counted = patch.provenance.get("requests", 1)
+            self._restrictions.heed(opened.throttle, patch)
             state.pack.put(item.key, patch)
+            if self._cache is not None:
+                self._cache.put(item.key, item.request, patch)
             rows = SettledRows(item.slots, None, counted if isinstance(counted, int) else 1, patch.n_images)
         self._tell(state, rows, opened.listener)
+
+    def _ask(self, item: _Item) -> Patch | None:
+        """The answer to a request; None when it is put off. Raises the error that stays, or that came before a stop."""
+        opened, stop = item.opened, item.opened.state.stop
+        while True:
+            try:
+                with opened.throttle.acquire(stop):
+                    return opened.fetch(item.request)
+            except Exception as exc:  # what may not be asked again is raised as it is
+                wait_s = None if stop.is_set() else item.tries.wait_s(exc)
+                if wait_s is None:
+                    raise
+                # A refusal is how the throttle learns, so others go on meanwhile: but only so many, lest a source that
+                # refuses everything be asked for row after row. Other errors may well be an outage.
+                if isinstance(exc, QuotaError) and self._items.put_off(item, wait_s, at_most=self._workers):
+                    return None
+                if stop.wait(wait_s):
+                    raise
 
     def _tell(self, state: FetchedUnit, rows: SettledRows, listener: Listener) -> None:
         last = state.settle(rows)

@@ -30,25 +30,37 @@ class RetryPolicy:
     max_quota_waits: int = 20
 
 
+class Tries:
+    """What one request has been through, and whether it is to be made again."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = self._quota_waits = 0
+
+    def wait_s(self, error: BaseException) -> float | None:
+        """Seconds until the request that ended in ``error`` may be made again; None when it may not."""
+        policy = self._policy
+        if isinstance(error, QuotaError):
+            self._quota_waits += 1
+            again = self._quota_waits <= policy.max_quota_waits
+        else:
+            self._failures += is_transient(error)
+            again = is_transient(error) and self._failures < policy.max_attempts
+        if not again:
+            return None
+        exponent = min(16, self._failures + self._quota_waits - 1)
+        wait_s = random.uniform(0, min(policy.cap_s, policy.base_s * 2**exponent))  # noqa: S311 - jitter
+        logger.info("fetch_retry", extra={"error": str(error), "wait_s": round(wait_s, 3)})
+        return wait_s
+
+
 def call_with_retry(call: Callable[[], T], policy: RetryPolicy, stop: threading.Event) -> T:
     """The result of ``call``; its last error when ``policy`` is exhausted or ``stop`` is set."""
-    failures = quota_waits = 0
+    tries = Tries(policy)
     while True:
         try:
             return call()
-        except Exception as exc:  # sorted below; what may not be retried is raised as it is
-            if isinstance(exc, QuotaError):
-                quota_waits += 1
-                if quota_waits > policy.max_quota_waits:
-                    raise
-            elif is_transient(exc):
-                failures += 1
-                if failures >= policy.max_attempts:
-                    raise
-            else:
-                raise
-            exponent = min(16, failures + quota_waits - 1)
-            wait_s = random.uniform(0, min(policy.cap_s, policy.base_s * 2**exponent))  # noqa: S311 - jitter
-            logger.info("fetch_retry", extra={"error": str(exc), "wait_s": round(wait_s, 3)})
-            if stop.wait(wait_s):
+        except Exception as exc:  # what may not be retried is raised as it is
+            wait_s = tries.wait_s(exc)
+            if wait_s is None or stop.wait(wait_s):
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.errors import ExportError, ModelError
+from rsembed.core.fetching import Grid
+from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
 from rsembed.core.specs import Spatial, Window
 from rsembed.pipelines.arrays import array_inputs
@@ -20,13 +22,13 @@ from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.fetch_unit import FetchUnit
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
+from rsembed.pipelines.local_fetching import open_prefetch
 from rsembed.pipelines.memory import returned_memory
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, lock_weights, plan_run
 from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import ExportTarget, RunRequest
-from rsembed.pipelines.retry import RetryPolicy
 from rsembed.pipelines.rows.formats import open_table
 from rsembed.pipelines.rows.table import RowOptions, RowTable, build_rows
 from rsembed.pipelines.rows.windows import WindowPolicy
@@ -37,10 +39,21 @@ from rsembed.providers.base import ProviderBase
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """One row's outcome: ``vector`` is float32 (D,) or (D, h, w), None where there is none."""
+    """One row's outcome: ``vector`` is float32 (D,) or (D, h, w), None where there is none.
+
+    ``asked``: the pixels of the ground that was asked for, where they were fetched.
+    """
 
     record: RowRecord
     vector: NDArray[np.float32] | None
+    asked: Grid | None = None
+
+    def georeference(self) -> dict[str, Json] | None:
+        """Where a map lies that has a vector for each pixel asked for; None for vectors and for coarser maps."""
+        asked = self.asked
+        if self.vector is None or asked is None or self.vector.shape[1:] != (asked.height, asked.width):
+            return None
+        return {"epsg": asked.epsg, "transform": list(asked.transform)}
 
 
 def export(
@@ -66,7 +79,14 @@ def export(
         on_planned(plan, table)
         plan = lock_weights(plan, settings, OutputFolder(target.out).locked_weights())
         exporter = BatchExporter(
-            plan, table, provider=provider, out=target.out, npz=target.npz, progress=progress, pad=pad
+            plan,
+            table,
+            provider=provider,
+            out=target.out,
+            npz=target.npz,
+            progress=progress,
+            pad=pad,
+            settings=settings,
         )
         return exporter.run()
 
@@ -89,7 +109,7 @@ def scratch_rows(
 
 
 def embed_places(
-    plan: RunPlan, spatials: Sequence[Spatial], window: Window, provider: ProviderBase
+    plan: RunPlan, spatials: Sequence[Spatial], window: Window, provider: ProviderBase, settings: Settings
 ) -> list[RowAnswer]:
     """Fetch and embed a few places in memory with the plan's one model; answers in the order of ``spatials``."""
     answers: dict[int, RowAnswer] = {}
@@ -97,18 +117,18 @@ def embed_places(
     for i, spatial in enumerate(spatials):
         by_buffer.setdefault(getattr(spatial, "buffer_m", None), []).append(i)
     for buffer_m, members in by_buffer.items():
-        found = _embed_alike(plan, [spatials[i] for i in members], window, provider, buffer_m)
+        prefetch = open_prefetch(plan, provider, settings)
+        found = _embed_alike(plan, [spatials[i] for i in members], window, prefetch, buffer_m)
         answers.update(zip(members, found, strict=True))
     return [answers[i] for i in range(len(spatials))]
 
 
 def _embed_alike(
-    plan: RunPlan, spatials: Sequence[Spatial], window: Window, provider: ProviderBase, buffer_m: float | None
+    plan: RunPlan, spatials: Sequence[Spatial], window: Window, prefetch: PrefetchManager, buffer_m: float | None
 ) -> list[RowAnswer]:
     """:func:`embed_places` for places of one buffer."""
     model, config, group = single_model(plan), plan.config, plan.groups[0]
     engine = InferenceEngine(threads=config.threads, min_valid_fraction=config.min_valid_fraction, pad=False)
-    prefetch = PrefetchManager(provider, workers=config.fetch_workers, retry=RetryPolicy(config.max_attempts))
     answers: dict[int, RowAnswer] = {}
     with scratch_rows(list(spatials), WindowPolicy(default=(window,)), None) as table:
         check_places(plan, table)
@@ -124,8 +144,11 @@ def _embed_alike(
             for fetched in prefetch.run(units(), shard_size=config.shard_size):
                 source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
                 outcome = engine.run(model, len(fetched.unit.shard), source)
+                footprints, grids = fetched.unit.footprints[model.label], fetched.unit.grids
                 for slot, answer in zip(outcome.slots, _answers(outcome), strict=True):
-                    answers[int(fetched.unit.shard.row[slot])] = answer
+                    footprint = footprints[slot]
+                    asked = grids[slot].centre_crop(footprint.asked_height, footprint.asked_width)
+                    answers[int(fetched.unit.shard.row[slot])] = replace(answer, asked=asked)
                 prefetch.release(fetched)
         finally:
             prefetch.stop()

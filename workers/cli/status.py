@@ -11,7 +11,9 @@ from rsembed.cli.quantities import count
 from rsembed.core.serialization import to_json
 from rsembed.progress_bars import duration
 from workers.cli.connection import json_option, open_ledger, print_json, run_argument, table_lines
+from workers.cli.throttled import run_throttle, throttle_line
 from workers.ledger.records import RunRecord, RunState, RunStatus
+from workers.settings import FleetSettings
 
 EPILOG = """\b
 done, no_data, low_q(uality), failed and open are rows; ready and leased are units of work (shards of rows); oldest is
@@ -33,11 +35,15 @@ def status(run_id: int, events: int, as_json: bool) -> None:
     with open_ledger() as ledger:
         found = ledger.status(run_id)
         told = ledger.events(run_id, events) if events else []
+    throttle = run_throttle(found.run, FleetSettings.from_environment())
     if as_json:
-        print_json({**status_json(found), **({"events": to_json(told)} if events else {})})
+        known = {"throttle": None if isinstance(throttle, str) else to_json(throttle)}
+        print_json({**status_json(found), **known, **({"events": to_json(told)} if events else {})})
         return
     for line in status_lines(found):
         click.echo(line)
+    if throttle is not None:
+        click.echo(throttle_line(throttle))
     if told:
         click.echo("")
     for event in told:

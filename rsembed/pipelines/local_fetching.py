@@ -1,0 +1,32 @@
+"""Fetching in this process alone: what the settings say of the throttle and of the cache of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rsembed.core.settings import Settings
+from rsembed.pipelines.input_cache import open_cache
+from rsembed.pipelines.plan import RunPlan
+from rsembed.pipelines.prefetch import PrefetchManager
+from rsembed.pipelines.retry import RetryPolicy
+from rsembed.providers.base import ProviderBase
+from rsembed.providers.throttle import LocalThrottle, throttle_limits
+
+
+def open_prefetch(
+    plan: RunPlan,
+    provider: ProviderBase,
+    settings: Settings,
+    *,
+    on_settled: Callable[[int], None] = lambda _: None,
+) -> PrefetchManager:
+    """A manager that fetches for ``plan`` from ``provider``; nothing is opened before its first unit."""
+    limits = throttle_limits(provider.name, settings.throttle)
+    return PrefetchManager(
+        provider,
+        workers=plan.config.fetch_workers,
+        retry=RetryPolicy(plan.config.max_attempts),
+        throttle=LocalThrottle(limits.cap, limits.per_s),
+        on_settled=on_settled,
+        cache=open_cache(settings, plan.provider),
+    )
