@@ -124,6 +124,7 @@ def get_embeddings_batch(
     threads: int = 1,
     fetch_workers: int = 8,
     catalog: str | Path | None = None,
+    cache: bool = True,
     on_error: Literal["raise", "nan"] = "raise",
     **options: OptionValue,
 ) -> list[Embedding]:
@@ -132,6 +133,7 @@ def get_embeddings_batch(
     ``temporal`` None: the last complete year, with a warning. ``options``: the model's own
     settings (``rsembed describe MODEL`` lists them). ``on_error``: a place that fails or has no
     imagery raises (after the others were tried), or becomes NaN with the reason in its ``meta``.
+    ``cache``: use and keep fetched pixels in the user's cache folder (``rsembed cache``).
 
     Raises ModelError or SpecError for a wrong request, ProviderError when imagery cannot be had.
     """
@@ -153,7 +155,7 @@ def get_embeddings_batch(
         ),
         device=device,
     )
-    settings = Settings.from_environment()
+    settings = Settings.from_environment().with_input_cache(cache)
     if input_chws is not None:
         planned = with_weights(plan_model(request.models[0], request, settings), settings)
         windows = [window] * len(spatials)
@@ -163,8 +165,9 @@ def get_embeddings_batch(
         provider = get_provider(backend, catalog=catalog)
         plan = lock_weights(plan_run(request, provider, settings), settings)
         planned = plan.models[0]
-        answers = embed_places(plan, spatials, window, provider)
-        origin = {"backend": provider.name, "provider": plan.provider}
+        answers = embed_places(plan, spatials, window, provider, settings)
+        about = plan.provider if isinstance(plan.provider, Mapping) else {}
+        origin = {"backend": about.get("backend", provider.name), "provider": plan.provider}
     meta = _meta(planned, window, defaulted, request) | origin
     return [_embedding(planned, answer, meta, spatials[i], i, on_error) for i, answer in enumerate(answers)]
 
@@ -229,8 +232,10 @@ def _embedding(
         "n_images": record.n_images,
         "valid_fraction": record.valid_fraction,
         "frame_dates": to_json(record.frame_dates),
+        "n_bins": len(record.frame_dates),
         "n_frames": sum(day is not None for day in record.frame_dates),
         "scene_ids": list(record.scene_ids),
+        "grid": answer.georeference(),
         "first_date": to_json(record.first_date),
         "last_date": to_json(record.last_date),
         "error": None if record.failure is None else to_json(record.failure),
@@ -271,6 +276,7 @@ def export_batch(
     around_days: int | None = None,
     id_column: str | None = None,
     catalog: str | Path | None = None,
+    cache: bool = True,
     progress: ProgressListener | None = None,
 ) -> ExportSummary:
     """Embed a table of places with several models into a folder; the same call again resumes.
@@ -278,7 +284,7 @@ def export_batch(
     ``spatials``: a path (Parquet, CSV, GeoJSON, GeoPackage), a (Geo)DataFrame, (lon, lat) pairs
     or specs. ``temporal``: one window or several (each place becomes a row per window); columns
     ``start,end``, ``year`` or ``date`` of the table go first. ``sensor``, ``fetch`` and
-    ``modality`` hold for every model that does not name its own.
+    ``modality`` hold for every model that does not name its own. ``cache``: as for a single place.
 
     Raises RowError, SpecError, ModelError or ProviderError before any work; rows that fail are
     recorded (``failures.parquet``), never raised.
@@ -303,7 +309,7 @@ def export_batch(
         windows=WindowPolicy(default=tuple(t.window for t in temporals), around_days=around_days),
         provider=get_provider(backend, catalog=catalog),
         target=target,
-        settings=Settings.from_environment(),
+        settings=Settings.from_environment().with_input_cache(cache),
         row_options=RowOptions(id_column=id_column, skip_bad_rows=config.skip_bad_rows),
         progress=progress,
     )

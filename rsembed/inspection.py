@@ -93,7 +93,7 @@ def inspect_model_input(
         "modality": planned.embedder.config.modality,
         "sensor": to_json(planned.embedder.contract),
         "fetch": to_json(planned.recipe),
-        "backend": provider.name,
+        "backend": row.patch.provenance.get("backend", provider.name),
         "recipe": recipe,
         "asked_px": [footprint.asked_height, footprint.asked_width],
         "native_px": planned.native_px,

@@ -13,7 +13,7 @@ from rsembed.embedders.registry import REGISTRY
 
 _CALL_KEYWORDS = frozenset(
     ("backend", "device", "sensor", "fetch", "modality", "output", "input_prep", "batch_size", "recipe", "context",
-     "precision", "threads", "fetch_workers", "catalog", "on_error")
+     "precision", "threads", "fetch_workers", "catalog", "cache", "on_error")
 )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ def embed(
     fetch_workers: int = 8,
     min_valid_fraction: float = 0.5,
     show_progress: bool = True,
+    cache: bool = True,
     **options: OptionValue,
 ) -> T | pd.DataFrame:
     """A copy of ``table`` with columns ``embedding`` and ``status``; same index, same order.
@@ -70,7 +71,8 @@ def embed(
     is neither ``ok`` nor ``low_quality``. When: columns ``start,end``, ``date`` (with
     ``around_days``) or ``year`` of the table, else ``year`` or ``temporal``, else the last complete
     year. ``out``: a folder for the whole result, which the same call resumes; the table then needs
-    unique ids, and its columns are kept there. ``options``: the model's own.
+    unique ids, and its columns are kept there. ``cache``: use and keep fetched pixels in the user's
+    cache folder. ``options``: the model's own.
 
     Raises RowError, SpecError, ModelError or ProviderError before any work; rows that fail are
     marked ``failed``, never raised.
@@ -109,7 +111,7 @@ def embed(
             windows=policy,
             provider=get_provider(backend, catalog=catalog),
             target=ExportTarget(folder),
-            settings=Settings.from_environment(),
+            settings=Settings.from_environment().with_input_cache(cache),
             progress=progress_for(show_progress),
             pad=pad,
         )

@@ -11,6 +11,9 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+# A test must not find what another one fetched, and leaves nothing in the user's folders.
+os.environ.setdefault("RSEMBED_INPUT_CACHE_GB", "0")
+
 import pytest  # noqa: E402 - threads come first
 
 from tests.s3_server import CREDENTIALS, make_bucket, s3_server  # noqa: E402 - threads come first

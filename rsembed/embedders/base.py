@@ -59,7 +59,8 @@ class View:
     """What :meth:`EmbedderBase.prepare` sees of one tile: only frames that have imagery.
 
     ``values_tchw``: float32 raw provider values, ``valid_tchw``: bool. ``dates``: one per frame.
-    ``lon``, ``lat``: centre of the row, degrees. ``scale_m``: ground size of a pixel.
+    ``lon``, ``lat``: centre of the row, degrees. ``scale_m``: ground size of a pixel. The window has ``n_bins``
+    bins, of which the frames are those at ``slots``; left out, there is no empty one.
     """
 
     values_tchw: Floats
@@ -69,6 +70,14 @@ class View:
     lat: float
     scale_m: float
     window: Window
+    slots: tuple[int, ...] = ()
+    n_bins: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.slots:
+            object.__setattr__(self, "slots", tuple(range(len(self.dates))))
+        if not self.n_bins:
+            object.__setattr__(self, "n_bins", len(self.dates))
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,8 @@ class EmbedderBase(ABC):
     card: ClassVar[ModelCard]
     any_bands: ClassVar[bool] = False
     """Whether a sensor may name any of the card's bands in any order; else it names one for each of them."""
+    holes: ClassVar[bool] = False
+    """Whether NaN in a map is an answer: there is nothing at that place. Elsewhere it fails the row."""
 
     def __init__(self, config: EmbedderConfig | None = None) -> None:
         config = config or EmbedderConfig()
@@ -117,6 +128,7 @@ class EmbedderBase(ABC):
                 contract,
                 collection=contract.reference_collection or contract.collection,
                 orbit="any" if contract.orbit == "most_images" else contract.orbit,  # it mixes passes
+                composite="median",
             )
         sensor, fetch = self.config.sensor, self.config.fetch
         if sensor is not None:
@@ -170,7 +182,12 @@ class EmbedderBase(ABC):
         """How the recipe in force wants its imagery; override where the authors differ from the rule."""
         contract = self.contract
         common = FetchRecipe(
-            contract.collection, contract.scale_m, contract.composite, contract.frames, orbit=contract.orbit
+            contract.collection,
+            contract.scale_m,
+            contract.composite,
+            contract.frames,
+            contract.clouds,
+            orbit=contract.orbit,
         )
         if self.config.recipe == "rs-embed":
             common = replace(
@@ -207,7 +224,17 @@ class EmbedderBase(ABC):
         made = []
         for tile in footprint.tiles:
             rows, cols = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
-            view = View(values[..., rows, cols], valid[..., rows, cols], dates, lon, lat, contract.scale_m, window)
+            view = View(
+                values[..., rows, cols],
+                valid[..., rows, cols],
+                dates,
+                lon,
+                lat,
+                contract.scale_m,
+                window,
+                tuple(kept),
+                len(patch.frames),
+            )
             made.append(Prepared(self.prepare(view), tile.roi, tile.area_px))
         return made
 
@@ -226,6 +253,8 @@ class EmbedderBase(ABC):
 
     def resolve_device(self, device: str) -> str:
         """``device`` made definite (``auto`` chosen); raises ModelError when it is not there."""
+        if self.card.kind == "precomputed":
+            return "cpu"  # whatever the other models of a run compute on
         if device not in ("auto", "cpu"):
             raise ModelError(f"{self.card.id} runs on the CPU only; got device={device!r}")
         return "cpu"
@@ -249,7 +278,7 @@ class EmbedderBase(ABC):
 
     @abstractmethod
     def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
-        """One forward pass. ``arrays``: with a batch axis B; ``roi``: float32 (B, 4).
+        """One forward pass. ``arrays``: with a batch axis B, to be read during the call only; ``roi``: float32 (B, 4).
 
         Returns float32 (B, D) pooled over each roi, or (B, D, h, w) for a grid output.
         """

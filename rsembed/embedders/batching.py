@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.errors import DeviceError, ModelError, RSEmbedError
 from rsembed.embedders.base import EmbedderBase, Prepared
+from rsembed.embedders.stacking import Buffers, Stack
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
@@ -86,15 +87,16 @@ def run_slots(
     with 0 everything happens in the caller's thread. The numbers are the same. A row's error is
     recorded, never raised; StoppedError and DeviceError are.
     """
-    size = batch_size
+    size, buffers = batch_size, Buffers()
     with ThreadPoolExecutor(threads, "prepare") if threads else nullcontext() as pool:
         while True:
             results = SlotResults(size)
             batches = [range(first, min(first + size, n_slots)) for first in range(0, n_slots, size)]
 
             def run(slots: range) -> SlotResults:
-                inputs = (pool.map if pool else map)(_Attempt(load), slots)
-                return _run_batch(embedder, slots, list(inputs), size, pad=pad)  # noqa: B023 - called in this round only
+                loaded = (pool.map if pool else map)(_Attempt(load), slots)
+                length = size if pad else len(slots)  # noqa: B023 - called in this round only
+                return _Batch(embedder, slots, length, SlotResults(size), buffers).run(loaded)  # noqa: B023 - the same
 
             try:
                 for batch in _each(batches, run, at_once=_UNDER_WAY if threads else 1, should_stop=should_stop):
@@ -146,81 +148,102 @@ class _Attempt:
             return exc
 
 
-def _run_batch(
-    embedder: EmbedderBase,
-    slots: range,
-    loaded: Sequence[Sequence[Prepared] | Exception | None],
-    size: int,
-    *,
-    pad: bool,
-) -> SlotResults:
-    results = SlotResults(size)
-    inputs: dict[int, Sequence[Prepared]] = {}
-    for slot, found in zip(slots, loaded, strict=True):
-        if isinstance(found, Exception):
-            results.errors[slot] = found
-        elif found is not None:
-            inputs[slot] = found
-    length = results.batch_size if pad else len(slots)
-    parts: dict[int, list[Floats]] = {slot: [] for slot in inputs}
-    for tile in range(max((len(tiles) for tiles in inputs.values()), default=0)):
-        by_shape: dict[object, dict[int, Prepared]] = {}
+@dataclass(frozen=True)
+class _Batch:
+    """One batch on its way: ``slots`` in ``length`` places."""
+
+    embedder: EmbedderBase
+    slots: range
+    length: int
+    results: SlotResults
+    buffers: Buffers
+
+    def run(self, loaded: Iterable[Sequence[Prepared] | Exception | None]) -> SlotResults:
+        """Embed what was loaded for each slot, tile by tile."""
+        results = self.results
+        inputs: dict[int, list[Prepared]] = {}
+        early: Stack | None = None
+        for slot, found in zip(self.slots, loaded, strict=True):
+            if isinstance(found, Exception):
+                results.errors[slot] = found
+            elif found is not None:
+                inputs[slot] = list(found)
+                if found:
+                    early = early or self._stack(found[0])
+                    if found[0].signature == early.signature:
+                        # Nearly always: a row's memory is then free for the pixels of the next one.
+                        inputs[slot][0] = early.take_over(slot, found[0])
+        parts: dict[int, list[Floats]] = {slot: [] for slot in inputs}
+        if early is not None:
+            self._pass(early, parts)
+        for tile in range(max((len(tiles) for tiles in inputs.values()), default=0)):
+            by_shape: dict[object, list[int]] = {}
+            for slot, tiles in inputs.items():
+                waits = tile < len(tiles) and len(parts[slot]) == tile
+                if waits and slot not in results.errors:
+                    by_shape.setdefault(tiles[tile].signature, []).append(slot)
+            for members in by_shape.values():
+                stack = self._stack(inputs[members[0]][tile])
+                for slot in members:
+                    inputs[slot][tile] = stack.take_over(slot, inputs[slot][tile])
+                self._pass(stack, parts)
         for slot, tiles in inputs.items():
-            if tile < len(tiles) and slot not in results.errors:
-                by_shape.setdefault(tiles[tile].signature, {})[slot] = tiles[tile]
-        for members in by_shape.values():
-            for slot, value in _forward(embedder, members, slots.start, length, results).items():
-                parts[slot].append(value)
-    for slot, tiles in inputs.items():
-        if slot in results.errors:
-            continue
+            if slot in results.errors:
+                continue
+            try:
+                results.values[slot] = self.embedder.combine(parts[slot], tiles)
+            except Exception as exc:  # noqa: BLE001 - a row ends here as well
+                results.errors[slot] = exc
+        return results
+
+    def _stack(self, like: Prepared) -> Stack:
+        return self.buffers.stack(like, self.slots.start, self.length)
+
+    def _pass(self, stack: Stack, parts: Mapping[int, list[Floats]]) -> None:
+        stack.clear_absent()
+        for slot, value in self._forward(stack.members, stack.arrays, stack.roi).items():
+            parts[slot].append(value)
+
+    def _forward(self, members: Sequence[int], arrays: Mapping[str, NDArray[Any]], roi: Floats) -> dict[int, Floats]:
+        """One pass for the slots ``members``; a failure is narrowed down by masking at the same size."""
+        name, results, first = self.embedder.card.id, self.results, self.slots.start
         try:
-            results.values[slot] = embedder.combine(parts[slot], tiles)
-        except Exception as exc:  # noqa: BLE001 - a row ends here as well
-            results.errors[slot] = exc
-    return results
+            results.forwards += 1
+            out = self.embedder.embed_batch(arrays, roi)
+        except Exception as exc:  # a batch ends here; the guilty row is found and recorded
+            if type(exc).__name__ == "AcceleratorError":
+                raise DeviceError(f"{name}: the device failed: {exc}") from exc
+            if _is_out_of_memory(exc):
+                if results.batch_size > 1:
+                    raise _BatchTooLargeError from exc
+                exc = OutOfMemoryError(f"a single input of {name} does not fit into memory: {exc}")
+            if len(members) == 1:
+                results.errors[members[0]] = exc
+                return {}
+            half = len(members) // 2
+            return self._masked(members[:half], arrays, roi) | self._masked(members[half:], arrays, roi)
+        if len(out) != self.length:
+            raise ModelError(f"{name} returned {len(out)} embeddings for a batch of {self.length}")
+        found = {}
+        for slot in members:
+            # A copy, whatever memory the answer lies in.
+            value = np.array(out[slot - first], dtype=np.float32)
+            if self.embedder.holes or np.isfinite(value).all():
+                found[slot] = value
+            else:
+                results.errors[slot] = ModelError(f"{name} gave NaN or infinite numbers for this row")
+        return found
 
+    def _masked(self, members: Sequence[int], arrays: Mapping[str, NDArray[Any]], roi: Floats) -> dict[int, Floats]:
+        """:meth:`_forward` with all other places zero."""
+        places = [slot - self.slots.start for slot in members]
 
-def _forward(
-    embedder: EmbedderBase, members: dict[int, Prepared], first: int, length: int, results: SlotResults
-) -> dict[int, Floats]:
-    """One zero-filled pass over ``members``; a failure is narrowed down by masking at the same size."""
-    if not members:
-        return {}
-    example = next(iter(members.values()))
-    arrays = {name: np.zeros((length, *a.shape), dtype=a.dtype) for name, a in example.arrays.items()}
-    roi = np.zeros((length, 4), dtype=np.float32)
-    for slot, prepared in members.items():
-        for name, array in prepared.arrays.items():
-            arrays[name][slot - first] = array
-        roi[slot - first] = prepared.roi
-    try:
-        results.forwards += 1
-        out = embedder.embed_batch(arrays, roi)
-    except Exception as exc:  # a batch ends here; the guilty row is found and recorded
-        if type(exc).__name__ == "AcceleratorError":
-            raise DeviceError(f"{embedder.card.id}: the device failed: {exc}") from exc
-        if _is_out_of_memory(exc):
-            if results.batch_size > 1:
-                raise _BatchTooLargeError from exc
-            exc = OutOfMemoryError(f"a single input of {embedder.card.id} does not fit into memory: {exc}")
-        if len(members) == 1:
-            results.errors[next(iter(members))] = exc
-            return {}
-        items = list(members.items())
-        half = len(items) // 2
-        left = _forward(embedder, dict(items[:half]), first, length, results)
-        return left | _forward(embedder, dict(items[half:]), first, length, results)
-    if len(out) != length:
-        raise ModelError(f"{embedder.card.id} returned {len(out)} embeddings for a batch of {length}")
-    found = {}
-    for slot in members:
-        value = np.ascontiguousarray(out[slot - first], dtype=np.float32)
-        if np.isfinite(value).all():
-            found[slot] = value
-        else:
-            results.errors[slot] = ModelError(f"{embedder.card.id} gave NaN or infinite numbers for this row")
-    return found
+        def only(array: NDArray[Any]) -> NDArray[Any]:
+            kept = np.zeros_like(array)
+            kept[places] = array[places]
+            return kept
+
+        return self._forward(members, {name: only(array) for name, array in arrays.items()}, only(roi))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -22,6 +22,8 @@ from rsembed.core.errors import WeightsError
 logger = logging.getLogger(__name__)
 Rename = Sequence[tuple[str, str]] | Callable[[str], str]
 _SHOWN = 5
+_MAPPED_AT_ONCE = 1 << 23
+"""Bytes of a mapped file that may be looked at before its pages are let go."""
 
 
 def load_state_dict(
@@ -30,11 +32,40 @@ def load_state_dict(
     """Name -> tensor of a ``.safetensors`` file or a file of ``torch.save``, on the CPU.
 
     ``wrap``: keys under which the state dict lies, outermost first. ``bare``: the tensors may as
-    well lie at the top. ``safe_globals``: classes a file needs besides tensors. Large files are
-    mapped, not read. Raises WeightsError when the file is damaged, holds anything else, or is
-    wrapped in another way.
+    well lie at the top. ``safe_globals``: classes a file needs besides tensors. The file is mapped and
+    its tensors are copied out of it (a file that changes later changes nothing), in as much memory
+    as they take. Raises WeightsError when the file is damaged, holds anything else, or is wrapped in
+    another way.
     """
-    raw = _read_safetensors(path) if path.endswith(".safetensors") else _read_torch(path, safe_globals)
+    if path.endswith(".safetensors"):
+        return _copied(lambda: _unwrapped(path, _read_safetensors(path), wrap, bare=bare))
+    if not zipfile.is_zipfile(path):  # as before torch 1.6, or no checkpoint at all
+        return _unwrapped(path, _read_torch(path, safe_globals, mapped=False), wrap, bare=bare)
+    return _copied(lambda: _unwrapped(path, _read_torch(path, safe_globals, mapped=True), wrap, bare=bare))
+
+
+def _copied(read: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies of the tensors of a mapped file.
+
+    Pages of the file that were looked at count as memory of the process until the file is mapped anew, so that is
+    done every now and then: the weights are never there twice.
+    """
+    mapped = read()
+    names, total = list(mapped), sum(tensor.nbytes for tensor in mapped.values())
+    at_once = max(_MAPPED_AT_ONCE, total // 32)
+    copies: dict[str, Tensor] = {}
+    looked_at = 0
+    for name in names:
+        copies[name] = mapped[name].clone(memory_format=torch.contiguous_format)
+        looked_at += copies[name].nbytes
+        if looked_at > at_once:
+            looked_at = 0
+            mapped.clear()
+            mapped = read()
+    return copies
+
+
+def _unwrapped(path: str, raw: object, wrap: Sequence[str], *, bare: bool) -> dict[str, Tensor]:
     if bare and wrap and isinstance(raw, Mapping) and wrap[0] not in raw:
         wrap = ()
     for depth, key in enumerate(wrap):
@@ -64,7 +95,7 @@ def fit(
     ``drop``: regular expressions that match whole names of the file. ``rename``: a function, or
     (pattern, replacement) pairs applied in order, from the file's names to the network's.
     Every tensor of the network must then be there, in its shape, and nothing else. Tensors are
-    copied (a file that changes later changes nothing) and cast to the network's dtype.
+    cast to the network's dtype; those that have it are taken as they are.
     """
     dropping = re.compile("|".join(f"(?:{pattern})" for pattern in drop) or r"(?!)")
     dropped = tuple(sorted(name for name in state if dropping.fullmatch(name)))
@@ -78,10 +109,7 @@ def fit(
         source[target] = name
     expected = net.state_dict()
     _require_match(state, source, expected, file)
-    ready = {}
-    for target, name in source.items():
-        fresh = torch.empty(expected[target].shape, dtype=expected[target].dtype, device="cpu")
-        ready[target] = fresh.copy_(state[name])
+    ready = {target: state[name].to(expected[target].dtype) for target, name in source.items()}
     net.load_state_dict(ready, strict=True, assign=True)
     left = [name for name, tensor in (*net.named_parameters(), *net.named_buffers()) if tensor.is_meta]
     if left:
@@ -130,10 +158,8 @@ def _read_safetensors(path: str) -> object:
         raise WeightsError(_damaged(path, exc)) from exc
 
 
-def _read_torch(path: str, safe_globals: Sequence[type]) -> object:
+def _read_torch(path: str, safe_globals: Sequence[type], *, mapped: bool) -> object:
     try:
-        # Only the zip layout (torch >= 1.6) can be mapped; older files are read whole.
-        mapped = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(list(safe_globals)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError) as exc:
@@ -141,6 +167,12 @@ def _read_torch(path: str, safe_globals: Sequence[type]) -> object:
 
 
 def _damaged(path: str, cause: BaseException) -> str:
+    refused = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(cause))
+    if refused:
+        return (
+            f"{path} holds objects of {refused[1]} beside its tensors; loading them would run code, so the file is "
+            f"refused. Is it the published one? A class that a model's file really needs is named in its safe_globals"
+        )
     reason = str(cause).strip().splitlines()
     return (
         f"{path} cannot be read as a checkpoint ({reason[0] if reason else type(cause).__name__}); it is truncated, "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rsembed.core.errors import DeviceError
+from rsembed.core.errors import ModelError
 from rsembed.embedders.base import Precision
 
 ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
@@ -29,7 +29,7 @@ def _fast_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Ten
 
 
 def check_kernels(device: torch.device, precision: Precision, *, attend: Attend = _fast_attention) -> None:
-    """Raise DeviceError when attention or a convolution on ``device`` is off; called under its arithmetic.
+    """Raise ModelError when attention or a convolution on ``device`` is off; called under its arithmetic.
 
     Compared with the formulas in float64 on the CPU.
     """
@@ -39,7 +39,7 @@ def check_kernels(device: torch.device, precision: Precision, *, attend: Attend 
     ):
         error = float((got.to("cpu", torch.float64) - expected).abs().max())
         if not error <= ALLOWED[precision]:  # NaN too
-            raise DeviceError(
+            raise ModelError(
                 f"{name} on {device} in {precision} is off by {error:.2g}, more than {ALLOWED[precision]:g}: torch "
                 f"{torch.__version__} computes wrong numbers there. Use another release of it, another precision or "
                 f"device='cpu'"

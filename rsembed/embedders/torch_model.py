@@ -126,8 +126,8 @@ class TorchEmbedder(EmbedderBase):
     def load(self, device: str) -> None:
         """Build the network and load its weights on ``device``; idempotent and safe in threads.
 
-        Raises ModelError for a device that is not there, DeviceError for one that computes wrong numbers,
-        WeightsError for a file that is not right.
+        Raises ModelError for a device that is not there or computes wrong numbers, WeightsError for a file
+        that is not right.
         """
         from rsembed.embedders import torch_runtime
 

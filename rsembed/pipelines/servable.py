@@ -12,7 +12,8 @@ from rsembed.pipelines.rows.shard import RowShard
 from rsembed.pipelines.rows.table import RowTable
 
 _CHUNK = 65536
-_MERCATOR_LATITUDE = 85.06
+_ENDS = {"utm": MAX_LATITUDE, "web_mercator": 85.06, "lonlat": 90.0}
+"""Kind of grid -> latitude at which it ends in the north."""
 
 
 def check_places(plan: RunPlan, table: RowTable) -> None:
@@ -42,7 +43,8 @@ def _unservable(plan: RunPlan, shard: RowShard) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for group in plan.groups:
         utm = group.recipe.grid == "utm"
-        south, north = (MIN_LATITUDE, MAX_LATITUDE) if utm else (-_MERCATOR_LATITUDE, _MERCATOR_LATITUDE)
+        north = _ENDS[group.recipe.grid]
+        south = MIN_LATITUDE if utm else -north
         for i in np.flatnonzero((shard.lat > north) | (shard.lat < south)).tolist():
             ends = f"{north:g} N / {-south:g} S, where {'UTM' if utm else 'Web Mercator'} grids end"
             reasons[i] = f"latitude {shard.lat[i]:g} lies beyond {ends}"
@@ -52,7 +54,8 @@ def _unservable(plan: RunPlan, shard: RowShard) -> dict[int, str]:
             try:
                 group.bins(shard.window(first))
             except SpecError as exc:
-                reasons.update(dict.fromkeys(np.flatnonzero(each == k).tolist(), str(exc)))
+                labels = ", ".join(model.label for model in group.models)
+                reasons.update(dict.fromkeys(np.flatnonzero(each == k).tolist(), f"{labels}: {exc}"))
         if not reasons:
             reasons.update(_too_large(plan, group, shard))
     return reasons

@@ -22,7 +22,8 @@ def check_source(
     try:
         provider.check(recipe, bands)
     except ProviderError as exc:
-        if type(exc) is not ProviderError:  # credentials or a lost connection: another request would not help
+        # Credentials or a lost connection: another request would not help. A product lies where it lies.
+        if type(exc) is not ProviderError or recipe.product is not None:
             raise
         ways = "; ".join(_ways_out(provider, recipe, list(wanting.values())))
         labels = ", ".join(wanting)

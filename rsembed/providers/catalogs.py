@@ -1,4 +1,4 @@
-"""Where scenes come from: a static STAC catalogue, read once, or a STAC API, searched by tile and cached."""
+"""Where scenes come from: a static STAC catalogue, read once, or a STAC API, searched by cell and cached."""
 
 from __future__ import annotations
 
@@ -9,27 +9,36 @@ import math
 import threading
 import urllib.error
 import urllib.request
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from pystac_client import Client
 from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
 
 from rsembed.core.errors import AuthError, ProviderError, QuotaError, TransientProviderError
 from rsembed.core.fetching import Grid
 from rsembed.core.specs import Window
-from rsembed.providers.datasets import RequestCounter, is_remote
+from rsembed.providers.blocks import SharedCache
+from rsembed.providers.datasets import is_remote
 from rsembed.providers.items import scene_from_item
+from rsembed.providers.loaders import LoaderThreads
 from rsembed.providers.scenes import Scene, SceneIndex, grid_bounds
+from rsembed.providers.search_cache import SearchCache
+from rsembed.providers.transport import RequestCounter
+
+if TYPE_CHECKING:
+    from requests import Response
 
 TIMEOUT_S = 60
-MAX_SEARCHES = 256
+MAX_SEARCHES = 128
+"""Answers kept in memory; that of a cell and a quarter of Sentinel-2 has about a megabyte."""
 PAGE_SIZE = 200
-TILE_DEGREES = 1.0
+CELL_DEGREES = 1.0
+SEARCHES_AT_ONCE = 8
 
 
 def read_json(href: str) -> Mapping[str, Any]:
@@ -77,9 +86,10 @@ def resolver(base: str) -> Any:
 
 
 class StaticCatalog:
-    """A catalogue of linked files; all its items are read when it is opened."""
+    """A catalogue of linked files; all its items are read when it is opened. ``landing``: what lies at ``href``."""
 
-    def __init__(self, href: str) -> None:
+    def __init__(self, href: str, landing: Mapping[str, Any]) -> None:
+        self._landing = landing
         self._fingerprint: list[str] = []
         self.reads = 0
         scenes: list[Scene] = []
@@ -95,7 +105,7 @@ class StaticCatalog:
             if href in seen:
                 continue
             seen.add(href)
-            document = read_json(href)
+            document = self._landing if href == start else read_json(href)
             self.reads += is_remote(href)
             resolve = resolver(href)
             if document.get("type") == "Feature":
@@ -111,6 +121,9 @@ class StaticCatalog:
         """The scenes of the collections ``ids`` that meet ``grid`` in ``window``."""
         del counter  # nothing is asked of anybody
         return [s for s in self.index.search(grid_bounds(grid), window) if s.collection in ids]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def bands_of(self, ids: Sequence[str]) -> set[str] | None:
         """Every band that some scene of ``ids`` has."""
@@ -135,16 +148,20 @@ def _identity(item: Mapping[str, Any]) -> str:
 
 
 class ApiCatalog:
-    """A STAC API: one search per collections, tile of one degree and quarter-year span, then from memory."""
+    """A STAC API: one search a cell of one degree and quarter of a year, then from memory and ``cache``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache: SearchCache | None = None) -> None:
         self._url = url
+        self._cache = cache
         self._lock = threading.Lock()
-        self._searches: OrderedDict[tuple[Any, ...], SceneIndex] = OrderedDict()
-        self._running: dict[tuple[Any, ...], threading.Lock] = {}
+        self._searches: SharedCache[SceneIndex] = SharedCache(MAX_SEARCHES)
+        self._asking = threading.local()
+        self._threads = LoaderThreads(SEARCHES_AT_ONCE)
         self._constellations: dict[str, str | None] = {}
+        io = StacApiIO(timeout=TIMEOUT_S)
+        io.session.hooks["response"].append(self._answered)
         try:
-            self._client = Client.open(url, timeout=TIMEOUT_S)
+            self._client = Client.open(url, stac_io=io)
         except APIError as exc:
             raise http_error(exc.status_code, url, exc) from exc
         self.identity = url
@@ -161,12 +178,20 @@ class ApiCatalog:
     def search(self, ids: Sequence[str], grid: Grid, window: Window, counter: RequestCounter) -> list[Scene]:
         """The scenes of the collections ``ids`` that meet ``grid`` in ``window``; cached searches are free."""
         bounds = grid_bounds(grid)
-        span = quarters(window)
-        found: dict[tuple[str, str], Scene] = {}
-        for tile in degree_tiles(bounds):
-            index = self._tile(tuple(ids), tile, span, counter)
-            found.update({(s.collection, s.id): s for s in index.search(bounds, window)})
+        wanted = [(tuple(ids), cell, quarter) for cell in degree_cells(bounds) for quarter in quarters(window)]
+        held = [self._searches.held(key) for key in wanted]
+        if held.count(None) > 1:  # a year is four searches: beside each other, not one after the other
+            asked = [self._threads.submit(partial(self._cell, *key, counter)) for key in wanted]
+            indices = [future.result() for future in asked]
+        else:
+            pairs = zip(wanted, held, strict=True)
+            indices = [self._cell(*key, counter) if index is None else index for key, index in pairs]
+        found = {(s.collection, s.id): s for index in indices for s in index.search(bounds, window)}
         return [found[key] for key in sorted(found)]
+
+    def close(self) -> None:
+        """End its threads."""
+        self._threads.close()
 
     def bands_of(self, ids: Sequence[str]) -> set[str] | None:
         """Not known without a search."""
@@ -188,33 +213,36 @@ class ApiCatalog:
         self._constellations[collection] = stated
         return stated
 
-    def _tile(
-        self, ids: tuple[str, ...], tile: tuple[float, float], span: Window, counter: RequestCounter
+    def _cell(
+        self, ids: tuple[str, ...], cell: tuple[float, float], quarter: Window, counter: RequestCounter
     ) -> SceneIndex:
-        key = (ids, tile, span)
-        with self._lock:
-            running = self._running.setdefault(key, threading.Lock())
-        # Threads that want the same tile wait for the first one's answer; others go on.
-        with running:
-            with self._lock:
-                if key in self._searches:
-                    self._searches.move_to_end(key)
-                    return self._searches[key]
-            counter.count += 1
-            index = SceneIndex(self._ask(ids, tile, span))
-            with self._lock:
-                self._searches[key] = index
-                while len(self._searches) > MAX_SEARCHES:
-                    dropped, _ = self._searches.popitem(last=False)
-                    self._running.pop(dropped, None)
-            return index
+        def make() -> SceneIndex:
+            kept = None if self._cache is None else self._cache.get(ids, cell, quarter)
+            if kept is not None:
+                return SceneIndex(kept)
+            self._asking.counter = counter
+            try:
+                scenes = self._ask(ids, cell, quarter)
+            finally:
+                self._asking.counter = None
+            if self._cache is not None:
+                self._cache.put(ids, cell, quarter, scenes)
+            return SceneIndex(scenes)
 
-    def _ask(self, ids: tuple[str, ...], tile: tuple[float, float], span: Window) -> list[Scene]:
-        west, south = tile
+        # Threads that want the same cell wait for the first one's answer; others go on.
+        return self._searches.get((ids, cell, quarter), make)
+
+    def _answered(self, response: Response, *_: object, **__: object) -> None:
+        counter: RequestCounter | None = getattr(self._asking, "counter", None)
+        if counter is not None:
+            counter.add(1, len(response.content))
+
+    def _ask(self, ids: tuple[str, ...], cell: tuple[float, float], span: Window) -> list[Scene]:
+        west, south = cell
         last = dt.datetime.combine(span.end, dt.time(), dt.UTC) - dt.timedelta(seconds=1)
         search = self._client.search(
             collections=list(ids),
-            bbox=[west, south, west + TILE_DEGREES, south + TILE_DEGREES],
+            bbox=[west, south, west + CELL_DEGREES, south + CELL_DEGREES],
             datetime=f"{span.start.isoformat()}T00:00:00Z/{last.strftime('%Y-%m-%dT%H:%M:%SZ')}",
             limit=PAGE_SIZE,
         )
@@ -228,26 +256,34 @@ def _self_href(item: Mapping[str, Any], url: str) -> str:
     return str(next((link["href"] for link in item.get("links") or () if link.get("rel") == "self"), url))
 
 
-def degree_tiles(bounds: tuple[float, float, float, float]) -> list[tuple[float, float]]:
-    """South-west corners of the whole-degree tiles that ``bounds`` (degrees, east may exceed 180) meets."""
+def degree_cells(bounds: tuple[float, float, float, float]) -> list[tuple[float, float]]:
+    """South-west corners of the whole-degree cells that ``bounds`` (degrees, east may exceed 180) meets."""
     west, south, east, north = bounds
-    lons = range(math.floor(west / TILE_DEGREES), math.floor(east / TILE_DEGREES) + 1)
-    lats = range(math.floor(south / TILE_DEGREES), math.floor(north / TILE_DEGREES) + 1)
-    return [((lon * TILE_DEGREES + 180) % 360 - 180, lat * TILE_DEGREES) for lon in lons for lat in lats]
+    lons = range(math.floor(west / CELL_DEGREES), math.floor(east / CELL_DEGREES) + 1)
+    lats = range(math.floor(south / CELL_DEGREES), math.floor(north / CELL_DEGREES) + 1)
+    return [((lon * CELL_DEGREES + 180) % 360 - 180, lat * CELL_DEGREES) for lon in lons for lat in lats]
 
 
-def quarters(window: Window) -> Window:
-    """``window`` widened to whole quarters of the year, so that rows of nearby dates share a search."""
+def quarters(window: Window) -> list[Window]:
+    """The quarters of the year that ``window`` meets, so that rows of nearby dates share a search."""
+    found: list[Window] = []
     start = dt.date(window.start.year, (window.start.month - 1) // 3 * 3 + 1, 1)
-    last = window.end - dt.timedelta(days=1)
-    month = (last.month - 1) // 3 * 3 + 4
-    return Window(start, dt.date(last.year + month // 13, (month - 1) % 12 + 1, 1))
+    while start < window.end:
+        following = dt.date(start.year + start.month // 10, (start.month + 2) % 12 + 1, 1)
+        found.append(Window(start, following))
+        start = following
+    return found
 
 
-def open_catalog(href: str) -> StaticCatalog | ApiCatalog:
-    """The catalogue at ``href``: an API where the landing page links a search or conforms to one."""
+def open_catalog(href: str, cache_dir: Path | None = None) -> StaticCatalog | ApiCatalog:
+    """The catalogue at ``href``: an API where the landing page links a search or conforms to one.
+
+    ``cache_dir``: where answers of an API are kept between processes; None: nowhere.
+    """
     landing = read_json(href)
     links = landing.get("links") or []
     searchable = any(link.get("rel") == "search" for link in links)
     conforms = any("item-search" in str(c) for c in landing.get("conformsTo") or [])
-    return ApiCatalog(href) if is_remote(href) and (searchable or conforms) else StaticCatalog(href)
+    if not (is_remote(href) and (searchable or conforms)):
+        return StaticCatalog(href, landing)
+    return ApiCatalog(href, None if cache_dir is None else SearchCache(cache_dir / "stac", href))

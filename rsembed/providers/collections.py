@@ -13,11 +13,13 @@ from typing import Literal
 
 from rsembed.tools.spatial import GridRule
 
-Family = Literal["sentinel-2", "sentinel-1", "landsat", "unknown"]
+Family = Literal["sentinel-2", "sentinel-1", "landsat", "hls", "modis", "alphaearth", "unknown"]
 Unit = Literal["dn", "dB", "linear", "raw"]
 
 SCENE_CLASSES = "SCL"
 """Canonical name of the scene classification band."""
+ALPHAEARTH = "GOOGLE/SATELLITE_EMBEDDING/V1/ANNUAL"
+"""Yearly embeddings of 10 m pixels: CC-BY 4.0, developers.google.com/earth-engine/datasets."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,42 @@ _LANDSAT = (
     BandInfo("QA_PIXEL", ("qa_pixel",), "QA_PIXEL", 30, categorical=True),
 )
 
-_S2_GRID, _S1_GRID, _LANDSAT_GRID = GridRule(20.0), GridRule(10.0), GridRule(30.0, 15.0)
+
+def _hls(name: str, *aliases: str) -> BandInfo:
+    padded = name if len(name) == 3 else f"B0{name[1:]}"
+    return BandInfo(name, (padded,), padded, 30, aliases)
+
+
+_HLS_VISIBLE = (_hls("B1", "COASTAL_AEROSOL", "COASTAL"), _hls("B2", "BLUE"), _hls("B3", "GREEN"), _hls("B4", "RED"))
+_FMASK = BandInfo("Fmask", ("Fmask",), "Fmask", 30, categorical=True)
+_HLS_L30 = (
+    *_HLS_VISIBLE,
+    _hls("B5", "NIR", "NIR_NARROW", "NIR08"),
+    _hls("B6", "SWIR_1", "SWIR1", "SWIR16"),
+    _hls("B7", "SWIR_2", "SWIR2", "SWIR22"),
+    _hls("B9", "CIRRUS"),
+    _hls("B10"),
+    _hls("B11"),
+    _FMASK,
+)
+_HLS_S30 = (
+    *_HLS_VISIBLE,
+    *(_hls(f"B{i}", f"RED_EDGE_{i - 4}", f"RED_EDGE{i - 4}") for i in (5, 6, 7)),
+    _hls("B8", "NIR_BROAD"),
+    _hls("B8A", "NIR", "NIR_NARROW", "NIR08"),
+    _hls("B9", "WATER_VAPOR"),
+    _hls("B10", "CIRRUS"),
+    _hls("B11", "SWIR_1", "SWIR1", "SWIR16"),
+    _hls("B12", "SWIR_2", "SWIR2", "SWIR22"),
+    _FMASK,
+)
+# The sinusoidal grid's pixels: 463.3 m and 926.6 m a side (MODIS Land's "500 m" and "1 km").
+_MODIS_500 = tuple(BandInfo(f"sur_refl_b0{i}", (f"sur_refl_b0{i}",), f"sur_refl_b0{i}", 463.313) for i in range(1, 8))
+_MODIS_LST = (BandInfo("LST_1KM", ("LST_1KM",), "LST_1KM", 926.625),)
+_ALPHAEARTH = tuple(BandInfo(f"A{i:02d}", (f"A{i:02d}",), f"A{i:02d}", 10) for i in range(64))
+
+_S2_GRID, _S1_GRID = GridRule(20.0), GridRule(10.0)
+_LANDSAT_GRID, _HLS_GRID = GridRule(30.0, 15.0, 25.0), GridRule(30.0, 0.0, 10.0)
 _S2_CLOUDS = "CLOUDY_PIXEL_PERCENTAGE"
 _TABLE: dict[str, CollectionInfo] = {
     info.name: info
@@ -143,6 +180,17 @@ _TABLE: dict[str, CollectionInfo] = {
             )
             for name in ("LC08", "LC09")
         ),
+        # Reflectance 0..1 in Earth Engine; its tiles begin at whole multiples of 30 m, unlike Landsat's own.
+        *(
+            CollectionInfo(
+                f"NASA/HLS/HLS{kind}/v002", "hls", (f"hls2-{kind.lower()}",), bands, _HLS_GRID, "raw", "CLOUD_COVERAGE"
+            )
+            for kind, bands in (("L30", _HLS_L30), ("S30", _HLS_S30))
+        ),
+        # With the temperature of the same day's MOD21A1D as one more band.
+        CollectionInfo("MODIS/061/MOD09GA", "modis", ("MODIS/061/MOD09GA",), (*_MODIS_500, *_MODIS_LST)),
+        CollectionInfo("MODIS/061/MOD21A1D", "modis", ("MODIS/061/MOD21A1D",), _MODIS_LST),
+        CollectionInfo(ALPHAEARTH, "alphaearth", (ALPHAEARTH,), _ALPHAEARTH, _S1_GRID),
     )
 }
 
@@ -218,4 +266,12 @@ def imagery_attribution(collection: str, years: Sequence[int]) -> str | None:
         return f"Contains modified Copernicus Sentinel data {when}"
     if family == "landsat":
         return f"Landsat-8/9 imagery of {when} courtesy of the U.S. Geological Survey"
+    if family == "hls":
+        return (
+            f"Harmonized Landsat Sentinel-2 data of {when} courtesy of NASA; contains modified Copernicus Sentinel data"
+        )
+    if family == "modis":
+        return f"MODIS data of {when} courtesy of NASA LP DAAC"
+    if family == "alphaearth":
+        return "The AlphaEarth Foundations Satellite Embedding dataset is produced by Google and Google DeepMind."
     return None

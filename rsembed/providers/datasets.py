@@ -1,14 +1,13 @@
-"""Open rasters: a bounded pool of datasets for many threads, and the one place where their errors are translated."""
+"""Open rasters: a bounded pool for many threads, and the one place where the errors of GDAL are translated."""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -17,9 +16,15 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from rsembed.core.errors import AuthError, ProviderError, QuotaError, TransientProviderError
-from rsembed.core.fetching import Grid
+from rsembed.providers.lattice import PixelWindow, RasterSource, described
+from rsembed.providers.loaders import Later, WhenAsked
+from rsembed.providers.remote import RemoteFiles
+from rsembed.providers.transport import RequestCounter
 
+T = TypeVar("T")
 MAX_IDLE = 384
+SAMPLE_PIXELS = 512
+"""Side of the sample of a file without overviews, pixels."""
 
 REMOTE_OPTIONS = {
     # One file is wanted, not the listing of its folder; then few, large, retried range requests.
@@ -30,53 +35,10 @@ REMOTE_OPTIONS = {
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "VSI_CACHE": "TRUE",
+    # GDAL keeps a cut or refused answer for the life of the process, and every retry would meet it.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/",
 }
-
-
-@dataclass(frozen=True)
-class Lattice:
-    """A pixel lattice: ``crs`` as ``EPSG:n`` or WKT, affine ``(a, b, c, d, e, f)``, size in pixels."""
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
-    height: int
-    width: int
-
-    @classmethod
-    def of_grid(cls, grid: Grid) -> Lattice:
-        """The lattice of ``grid``."""
-        return cls(f"EPSG:{grid.epsg}", grid.transform, grid.height, grid.width)
-
-    @property
-    def is_upright(self) -> bool:
-        """Whether rows run south and columns east."""
-        a, b, _, d, e, _ = self.transform
-        return b == 0 and d == 0 and a > 0 and e < 0
-
-    def part(self, window: PixelWindow) -> Lattice:
-        """The lattice of ``window``."""
-        a, b, c, d, e, f = self.transform
-        row, col = window.row, window.col
-        origin = (c + col * a + row * b, f + col * d + row * e)
-        return Lattice(self.crs, (a, b, origin[0], d, e, origin[1]), window.height, window.width)
-
-
-@dataclass(frozen=True)
-class PixelWindow:
-    """Pixels ``[row, row + height) x [col, col + width)`` of a raster."""
-
-    row: int
-    col: int
-    height: int
-    width: int
-
-
-class RequestCounter:
-    """Counts the remote requests made for one patch."""
-
-    def __init__(self) -> None:
-        self.count = 0
+"""For what is neither local nor a tiled TIFF over HTTP: buckets by their own scheme, other formats."""
 
 
 class OpenRaster:
@@ -86,18 +48,7 @@ class OpenRaster:
         self.href = href
         with _translated(href):
             self._dataset: Any = rasterio.open(href)
-            crs = self._dataset.crs
-        if crs is None:
-            raise ProviderError(f"{href} has no coordinate reference system; it cannot be placed on a grid")
-        epsg = crs.to_epsg()
-        self.lattice = Lattice(
-            f"EPSG:{epsg}" if epsg else crs.to_wkt(),
-            tuple(float(v) for v in tuple(self._dataset.transform)[:6]),  # type: ignore[arg-type]  # length is 6
-            int(self._dataset.height),
-            int(self._dataset.width),
-        )
-        self.nodata: tuple[float | None, ...] = tuple(self._dataset.nodatavals)
-        self.units: tuple[str | None, ...] = tuple(self._dataset.units)
+        self.lattice, self.nodata, self.units, _ = described(self._dataset, href)
 
     def read(self, index: int, window: PixelWindow) -> NDArray[np.generic]:
         """The stored numbers of band ``index`` (from 1) in ``window``, shape (height, width)."""
@@ -107,35 +58,71 @@ class OpenRaster:
             )
         return block
 
+    def sample(self, index: int) -> NDArray[np.generic]:
+        """Some stored numbers of band ``index`` from all over the image: its smallest overview, or every n-th pixel."""
+        factors = self._dataset.overviews(index) or [max(1, max(self._dataset.shape) // SAMPLE_PIXELS)]
+        height, width = (max(1, side // factors[-1]) for side in self._dataset.shape)
+        with _translated(self.href):
+            block: NDArray[np.generic] = self._dataset.read(index, out_shape=(height, width))
+        return block
+
     def close(self) -> None:
         """Close the file."""
         self._dataset.close()
 
 
 class DatasetPool:
-    """Datasets kept open between reads; each is lent to one thread at a time.
+    """Rasters kept open between reads.
 
-    At most ``max_idle`` wait unused, the longest unused is closed first. A file asked for by two
-    threads at once is open twice.
+    ``remote`` reads tiled TIFFs over HTTP, for all threads at once. Everything else is a dataset lent to
+    one thread at a time: at most ``max_idle`` wait unused, the longest unused is closed first, and a
+    file asked for by two threads at once is open twice. ``sign``: applied to links that GDAL opens.
     """
 
-    def __init__(self, max_idle: int = MAX_IDLE) -> None:
+    def __init__(
+        self,
+        max_idle: int = MAX_IDLE,
+        *,
+        remote: RemoteFiles | None = None,
+        sign: Callable[[str], str] | None = None,
+    ) -> None:
         self._max_idle = max_idle
+        self._remote, self._sign = remote, sign
         self._lock = threading.Lock()
         self._idle: OrderedDict[str, list[OpenRaster]] = OrderedDict()
         self._n_idle = 0
         self._closed = False
 
     @contextmanager
-    def borrow(self, href: str, counter: RequestCounter | None = None) -> Iterator[OpenRaster]:
-        """An open dataset of ``href`` for the length of the block. Raises ProviderError and its kin."""
+    def borrow(
+        self, href: str, counter: RequestCounter | None = None, *, checksum: str | None = None
+    ) -> Iterator[RasterSource]:
+        """The raster at ``href`` for the length of the block. Raises ProviderError and its kin."""
+        counter = counter or RequestCounter()
+        if self._remote is not None and href.startswith(("http://", "https://")):
+            found = self._remote.open(href, counter, checksum)
+            if found is not None:
+                yield found
+                return
+        with self._dataset(href, counter) as raster:
+            yield raster
+
+    def submit(self, href: str, call: Callable[[], T]) -> Later[T]:
+        """``call``, which reads ``href``: made beside others where that is remote, else when it is asked for."""
+        if self._remote is None or not is_remote(href):
+            return WhenAsked(call)
+        return self._remote.threads.submit(call)
+
+    @contextmanager
+    def _dataset(self, href: str, counter: RequestCounter) -> Iterator[OpenRaster]:
         remote = is_remote(href)
+        link = self._sign(href) if remote and self._sign is not None else href
         with rasterio.Env(**REMOTE_OPTIONS) if remote else nullcontext():
-            raster = self._take(href)
+            raster = self._take(link)
             if raster is None:
-                if remote and counter is not None:
-                    counter.count += 1
-                raster = OpenRaster(href)
+                if remote:
+                    counter.add()
+                raster = OpenRaster(link)
             sound = False
             try:
                 yield raster
@@ -184,6 +171,8 @@ class DatasetPool:
             self._n_idle = 0
         for raster in idle:
             raster.close()
+        if self._remote is not None:
+            self._remote.close()
 
 
 def is_remote(href: str) -> bool:

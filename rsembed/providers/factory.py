@@ -10,9 +10,10 @@ from typing import Any
 from rsembed.core.errors import ProviderError, SpecError
 from rsembed.core.settings import Settings
 from rsembed.providers.base import ProviderBase
+from rsembed.providers.routing import RoutedProvider
 
 BACKENDS = ("gee", "stac", "raster")
-_EXTRA = {"gee": "gee", "stac": "stac", "raster": "stac"}
+_EXTRA = {"gee": "gee", "stac": "stac", "raster": "stac", "products.provider": "stac"}
 _registered: dict[str, Callable[..., ProviderBase]] = {}
 
 
@@ -72,7 +73,8 @@ def make_provider(
     ``catalog``: of ``stac`` (default: the environment's, then Earth Search). ``source``, ``collection``,
     ``bands`` and ``declared`` (``datetime``, ``scale``, ``offset``, ``unit``): of ``raster``, see
     :class:`~rsembed.providers.raster.RasterProvider`. Raises SpecError for a wrong choice, ProviderError
-    where the backend's libraries are missing. A registered backend is given ``declared``.
+    where the backend's libraries are missing. A registered backend is given ``declared``, and serves published
+    products itself or not at all; beside our own they are read from their files.
     """
     settings = settings or Settings.from_environment()
     name = resolve_backend(backend, catalog=catalog, source=source, settings=settings)
@@ -86,13 +88,16 @@ def make_provider(
         names = [n for n, v in (("collection", collection), ("bands", bands)) if v is not None] + sorted(declared)
         raise SpecError(f"{', '.join(names)} declare what a raster holds; the backend {name} takes none of them")
     elif name == "gee":
-        made = _class("gee", "GeeProvider")(project=settings.ee_project)
+        made = _class("gee", "GeeProvider")(
+            project=settings.ee_project, url=settings.ee_url, workload_tag=settings.ee_workload_tag
+        )
     else:
         where = catalog or settings.stac_url
         given = {"catalog": where} if where else {}
-        made = _class("stac", "StacProvider")(**given, requester_pays=settings.requester_pays)
-    provider: ProviderBase = made
-    return provider
+        made = _class("stac", "StacProvider")(
+            **given, requester_pays=settings.requester_pays, cache_dir=settings.cache_dir
+        )
+    return RoutedProvider(made, lambda: _class("products.provider", "ProductsProvider")(settings))
 
 
 def _registered_provider(name: str, options: dict[str, Any]) -> ProviderBase:
@@ -106,11 +111,6 @@ def _class(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"rsembed.providers.{module}"), name)
     except ModuleNotFoundError as exc:
-        if exc.name == f"rsembed.providers.{module}":
-            raise ProviderError(
-                f"the backend {module} is not there yet: it comes with the extra {_EXTRA[module]!r}. "
-                "Use backend='stac' (no credentials needed) meanwhile"
-            ) from exc
         raise ProviderError(
             f"the backend {module} needs {exc.name}; install it with: pip install 'rsembed[{_EXTRA[module]}]'"
         ) from exc

@@ -51,6 +51,7 @@ def scene_from_item(item: JsonObject, resolve: Callable[[str], str]) -> Scene:
         instrument_mode=str(properties.get("sar:instrument_mode") or "").upper(),
         constellation=constellation,
         offset_applied=properties.get("earthsearch:boa_offset_applied") is True,
+        tier=str(properties.get("landsat:collection_category") or "").upper(),
     )
 
 
@@ -161,4 +162,5 @@ def _asset(asset: JsonObject, index: int, resolve: Callable[[str], str]) -> Asse
         offset=_number(stated("offset")),
         unit=str(unit) if unit else None,
         nodata=math.nan if str(nodata).lower() == "nan" else _number(nodata),
+        checksum=str(asset["file:checksum"]) if asset.get("file:checksum") else None,
     )

@@ -21,9 +21,10 @@ from rsembed.core.fetching import FetchRecipe, FetchRequest
 from rsembed.core.patch import Json, Patch
 from rsembed.providers.assembly import assemble
 from rsembed.providers.collections import CollectionInfo, collection_info, known_collections, of_constellation
-from rsembed.providers.datasets import DatasetPool, RequestCounter, provider_error
+from rsembed.providers.datasets import DatasetPool, provider_error
 from rsembed.providers.scenes import Asset, Scene, SceneIndex, grid_bounds
 from rsembed.providers.selection import whole_window
+from rsembed.providers.transport import RequestCounter
 from rsembed.providers.units import power_unit
 
 When = str | dt.date | dt.datetime | None

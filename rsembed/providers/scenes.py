@@ -23,7 +23,7 @@ class Asset:
     """One band of a scene: a file, and how its numbers are to be read.
 
     ``index`` counts bands from 1. Reflectance = stored * ``scale`` + ``offset``. ``unit``, ``nodata``:
-    as the catalogue states them; None where it does not.
+    as the catalogue states them; None where it does not. ``checksum``: its ``file:checksum``, a multihash.
     """
 
     href: str
@@ -32,6 +32,7 @@ class Asset:
     offset: float | None = None
     unit: str | None = None
     nodata: float | None = None
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Scene:
     ``bbox``: (west, south, east, north) in degrees, west > east where it crosses the antimeridian.
     ``time`` is UTC; None serves any window. ``cloud_pct`` 0..100. ``orbit_pass`` is ``ASCENDING`` or
     ``DESCENDING``, ``orbit`` the relative orbit. ``offset_applied``: the offset its assets declare is
-    already in the numbers. ``assets`` by Earth Engine's band name.
+    taken off already, as the item says; ``offset_seen``: as its pixels say, whatever the item does.
+    ``tier``: Landsat's collection category (``T1``). ``assets`` by Earth Engine's band name.
     """
 
     id: str
@@ -59,6 +61,8 @@ class Scene:
     instrument_mode: str = ""
     constellation: str = ""
     offset_applied: bool = False
+    offset_seen: bool = False
+    tier: str = ""
 
     @property
     def date(self) -> dt.date | None:

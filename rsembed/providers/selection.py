@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,6 +16,8 @@ from rsembed.providers.scenes import Scene, grid_centre
 
 DUPLICATE_MINUTES = 10.0
 """Two granules of one tile and platform nearer in time than this are the same acquisition."""
+
+_LANDSAT = re.compile(r"LANDSAT/L[CETM](?P<number>\d\d)/C02/(?P<tier>T\d)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def select_scenes(found: Sequence[Scene], request: FetchRequest, info: Collectio
     """
     recipe = request.recipe
     scenes = [s for s in found if any(s.date is None or b.start <= s.date < b.end for b in request.bins)]
+    scenes = _of_satellite(scenes, info)
     scenes, notes = _with_bands(scenes, request.bands, info)
     scenes = without_duplicates(scenes, info.stac_ids)
     if info.family == "sentinel-1":
@@ -44,6 +48,18 @@ def select_scenes(found: Sequence[Scene], request: FetchRequest, info: Collectio
             scenes, notes["iw"] = _interferometric_wide(scenes, relax=recipe.s1_relax_iw_on_empty)
         scenes, notes["orbit"] = one_pass(scenes, recipe.orbit, request)
     return Selection(tuple(scenes), notes)
+
+
+def _of_satellite(scenes: list[Scene], info: CollectionInfo) -> list[Scene]:
+    """Of the scenes of all Landsats, which STAC keeps in one collection, those that ``info`` names in Earth Engine.
+
+    ``LANDSAT/LC08/C02/T1_L2`` is Landsat 8, tier 1. What an item does not state is taken as wanted.
+    """
+    named = _LANDSAT.match(info.name)
+    if named is None:
+        return scenes
+    platform, tier = f"landsat-{int(named['number'])}", named["tier"]
+    return [s for s in scenes if s.platform in ("", platform) and s.tier in ("", tier)]
 
 
 def _with_bands(scenes: list[Scene], bands: Sequence[str], info: CollectionInfo) -> tuple[list[Scene], dict[str, Json]]:

@@ -105,13 +105,21 @@ def conversion(info: CollectionInfo, scene: Scene, band: str, asset: Asset, *, f
 
 def _sentinel2(scene: Scene, asset: Asset) -> Conversion:
     nodata = 0.0 if asset.nodata is None else asset.nodata
+    factor, term = _dn_factor(asset), declared_offset(scene, asset)
     if scene.offset_applied:
-        factor, term, why = _dn_factor(asset), 0.0, "offset already in the numbers"
-    elif asset.offset is None:
-        factor, term, why = _dn_factor(asset), _baseline_offset(scene), "offset by processing baseline"
+        why = "offset already in the numbers"
+    elif scene.offset_seen and term:
+        term, why = 0.0, "offset already in the numbers, as the pixels show"
     else:
-        factor, term, why = _dn_factor(asset), round(asset.offset * DN_PER_REFLECTANCE, 6), "offset of the asset"
+        why = "offset by processing baseline" if asset.offset is None else "offset of the asset"
     return Conversion(factor, term + 0.0, floor=0.0, nodata=nodata, note=f"DN x {factor:g} + {term + 0.0:g} ({why})")
+
+
+def declared_offset(scene: Scene, asset: Asset) -> float:
+    """What the metadata want added to digital numbers of ``asset``. Raises ProviderError where they do not say."""
+    if scene.offset_applied:
+        return 0.0
+    return _baseline_offset(scene) if asset.offset is None else round(asset.offset * DN_PER_REFLECTANCE, 6)
 
 
 def _dn_factor(asset: Asset) -> float:

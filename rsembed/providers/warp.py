@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyproj.exceptions import CRSError
 
 from rsembed.core.errors import ProviderError
-from rsembed.providers.datasets import Lattice, OpenRaster, PixelWindow
+from rsembed.providers.lattice import Lattice, PixelWindow, RasterSource
 from rsembed.providers.units import Conversion
 
 Floats = NDArray[np.float64]
@@ -133,7 +133,7 @@ def pixel_ratio(source: Lattice, target: Lattice) -> float:
     return math.sqrt(abs((row[1] - row[0]) * (col[2] - col[0]) - (row[2] - row[0]) * (col[1] - col[0])))
 
 
-def read_nearest(raster: OpenRaster, index: int, target: Lattice, use: Conversion) -> tuple[Floats, Mask] | None:
+def read_nearest(raster: RasterSource, index: int, target: Lattice, use: Conversion) -> tuple[Floats, Mask] | None:
     """Band ``index`` on ``target`` by the nearest pixel: values and mask (H, W), or None off the raster."""
     plan = nearest_plan(raster.lattice, target)
     if plan is None:
@@ -148,7 +148,7 @@ def read_nearest(raster: OpenRaster, index: int, target: Lattice, use: Conversio
 
 
 def read_average(
-    raster: OpenRaster, index: int, target: Lattice, use: Conversion, clear: Clear
+    raster: RasterSource, index: int, target: Lattice, use: Conversion, clear: Clear
 ) -> tuple[Floats, Mask] | None:
     """Band ``index`` on ``target`` as the area-weighted mean of its valid, clear pixels; see :func:`read_nearest`.
 

@@ -24,16 +24,24 @@ from rsembed.core.fetching import Grid
 from rsembed.core.specs import MAX_LATITUDE, MIN_LATITUDE
 
 WEB_MERCATOR = 3857
+UTM_SOUTH = 327
+"""EPSG codes of southern UTM zones begin with this."""
+LONLAT = 4326
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class GridRule:
-    """The lattice on which a collection's pixel edges lie: ``origin_m + k * step_m``, metres."""
+    """The lattice on which a collection's pixel edges lie: ``origin_m + k * step_m``, metres.
+
+    ``south_y_m``: the origin of northings in southern zones, where it is another. Tiles are laid out from the
+    equator; the 10,000 km that a southern zone adds to northings are no multiple of 30 m.
+    """
 
     step_m: float
     origin_m: float = 0.0
+    south_y_m: float | None = None
 
     def lattice_m(self, scale_m: float) -> float:
         """Spacing to which centres snap: the least common multiple of step and scale."""
@@ -84,7 +92,10 @@ class GridArray:
         for epsg in np.unique(self.epsg):
             rows = self.epsg == epsg
             lon[rows], lat[rows] = to_lonlat(int(epsg), x[rows], y[rows])
-        crosses = lon.max(axis=1) - lon.min(axis=1) > 180
+        # Only a grid in degrees lies that far west or north: its outermost cells are centred on the poles.
+        lon[lon.min(axis=1) < -180] += 360
+        lat = np.clip(lat, -90.0, 90.0)
+        crosses = (lon.max(axis=1) - lon.min(axis=1) > 180) | (lon.max(axis=1) > 180)
         lon[crosses] = np.where(lon[crosses] < 0, lon[crosses] + 360, lon[crosses])
         shapes: NDArray[np.object_] = shapely.polygons(np.stack([lon, lat], axis=-1))
         for i in np.flatnonzero(crosses):
@@ -160,9 +171,10 @@ def to_lonlat(epsg: int, x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def grid_epsg(lon: Floats, lat: Floats, grid: str = "utm") -> Ints:
-    """EPSG code of each place's grid: its UTM zone, or Web Mercator for the reference's recipe."""
-    if grid == "web_mercator":
-        return np.full(len(np.atleast_1d(lon)), WEB_MERCATOR, dtype=np.int64)
+    """EPSG code of each place's grid: its UTM zone, Web Mercator for the reference's recipe, or degrees."""
+    if grid != "utm":
+        code = LONLAT if grid == "lonlat" else WEB_MERCATOR
+        return np.full(len(np.atleast_1d(lon)), code, dtype=np.int64)
     return utm_epsg(lon, lat)
 
 
@@ -194,7 +206,9 @@ def snapped_grids(
         x[rows], y[rows] = from_lonlat(int(code), lon[rows], lat[rows])
     step = rule.lattice_m(scale_m)
     x = rule.origin_m + step * np.rint((x - rule.origin_m) / step)
-    y = rule.origin_m + step * np.rint((y - rule.origin_m) / step)
+    south_y_m = rule.origin_m if rule.south_y_m is None else rule.south_y_m
+    y_origin = np.where(epsg // 100 == UTM_SOUTH, south_y_m, rule.origin_m)
+    y = y_origin + step * np.rint((y - y_origin) / step)
     return GridArray(epsg, x - widths * scale_m / 2, y + heights * scale_m / 2, heights, widths, scale_m)
 
 

@@ -53,3 +53,16 @@ def test_fleet_scale_when_quick_then_rows_went_through_and_nothing_was_changed_b
     assert found["rerun_s"]
     assert min(found["ledger_rows_s"], found["end_to_end_rows_s"]) > 0
     assert all(spent["io"] > 0 and spent["cpu"] > 0 for spent in (found["ledger_cpu_ms"], found["end_to_end_cpu_ms"]))
+
+
+def test_stac_windows_when_quick_then_every_way_was_timed_and_patches_were_equal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.stac_windows", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert [run["way"].split(",")[0] for run in found["runs"]] == ["rsembed", "loop", "loop"]
+    assert all(run["points_per_s"] > 0 and run["kb_per_point"] > 0 for run in found["runs"])
+    own, loop = found["runs"][0], found["runs"][1]
+    assert own["searches_per_point"] < loop["searches_per_point"] == 1
+    assert own["requests_per_point"] < loop["requests_per_point"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +24,8 @@ from rsembed.core.specs import Window
 from rsembed.providers.collections import grid_rule
 from rsembed.providers.raster import RasterProvider
 from rsembed.providers.stac import StacProvider
+from rsembed.testing.file_server import serving
+from rsembed.testing.stac_server import StacServer
 from rsembed.tools.spatial import snapped_grids
 
 S2, TOA, GRD = "COPERNICUS/S2_SR_HARMONIZED", "COPERNICUS/S2_HARMONIZED", "COPERNICUS/S1_GRD"
@@ -313,7 +313,9 @@ def test_grd_when_averaged_then_in_linear_power(
 
 def test_rtc_when_asked_by_name_then_served_and_grd_never_falls_back_on_it(stac: StacProvider, real_data: Path) -> None:
     grid, bins = grid_at(34.066, -3.4014, 64, 10.0, "sentinel-1-rtc"), [window("2023-01-01", "2024-01-01")]
-    patch = fetch(stac, grid, "VV", bins, collection="sentinel-1-rtc")
+    with pytest.warns(UserWarning, match="gamma0.*in place of the sigma0"):
+        patch = fetch(stac, grid, "VV", bins, collection="sentinel-1-rtc")
+    assert "gamma0" in str(patch.provenance["substitute"])
     path = real_data / "sentinel-1-rtc" / "S1_38D_378R_2_3_RTC" / "VV.tif"
     with rasterio.open(path) as raster:
         decibel = raster.read(1).astype(float)
@@ -351,94 +353,21 @@ def test_raster_when_given_the_files_of_a_scene_then_same_patch_as_stac(stac: St
 # A STAC API, served here.
 
 
-class Api(BaseHTTPRequestHandler):
-    """A minimal STAC API over the static catalogue's items."""
-
-    items: ClassVar[list[dict[str, Any]]]
-    searches: ClassVar[list[dict[str, Any]]]
-    failing_with: ClassVar[int]
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
-        """Say nothing."""
-
-    def reply(self, body: dict[str, Any], status: int = 200) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self) -> None:
-        root = f"http://{self.headers['Host']}"
-        names = sorted({item["collection"] for item in self.items})
-        collections = [
-            {
-                "type": "Collection", "id": name, "stac_version": "1.0.0", "description": name, "license": "other",
-                "links": [], "summaries": {"constellation": [name[:10]]},
-                "extent": {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [[None, None]]}},
-            }
-            for name in names
-        ]  # fmt: skip
-        if self.path == "/collections":
-            self.reply({"collections": collections, "links": []})
-        elif self.path.startswith("/collections/"):
-            self.reply(collections[names.index(self.path.rsplit("/", 1)[1])])
-        else:
-            core = "https://api.stacspec.org/v1.0.0/"
-            links = [
-                {"rel": "self", "href": root}, {"rel": "root", "href": root},
-                {"rel": "data", "href": f"{root}/collections"},
-                {"rel": "search", "href": f"{root}/search", "type": "application/geo+json", "method": "POST"},
-            ]  # fmt: skip
-            conforms = [f"{core}core", f"{core}item-search", f"{core}collections"]
-            self.reply(
-                {"type": "Catalog", "id": "api", "stac_version": "1.0.0", "description": "test", "links": links,
-                 "conformsTo": conforms}
-            )  # fmt: skip
-
-    def do_POST(self) -> None:
-        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.searches.append(query)
-        if self.failing_with:
-            self.reply({"message": "no"}, self.failing_with)
-            return
-        west, south, east, north = query["bbox"]
-        first, last = query["datetime"].split("/")
-        hits = [
-            item
-            for item in self.items
-            if item["collection"] in query["collections"]
-            and item["bbox"][0] <= east and item["bbox"][2] >= west
-            and item["bbox"][1] <= north and item["bbox"][3] >= south
-            and first <= item["properties"]["datetime"] <= last
-        ]  # fmt: skip
-        self.reply({"type": "FeatureCollection", "features": hits, "links": []})
-
-
 @pytest.fixture
-def api(real_data: Path) -> Iterator[tuple[str, type[Api]]]:
+def api(real_data: Path) -> Iterator[StacServer]:
     items = []
     for path in sorted(real_data.glob("*/*/*.json")):
         item = json.loads(path.read_text())
         for asset in item["assets"].values():
             asset["href"] = (path.parent / asset["href"]).resolve().as_uri()
         items.append({**item, "links": []})
-    handler = type("ServedApi", (Api,), {"items": items, "searches": [], "failing_with": 0})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    server = StacServer(real_data, items)
+    yield server
+    server.close()
 
 
-def test_api_when_many_rows_of_a_tile_then_one_search_and_same_patches(
-    stac: StacProvider, api: tuple[str, type[Api]]
-) -> None:
-    url, handler = api
-    provider = StacProvider(url)
+def test_api_when_many_rows_of_a_tile_then_one_search_and_same_patches(stac: StacProvider, api: StacServer) -> None:
+    provider = StacProvider(api.url)
     recipe = FetchRecipe(S2, 10.0)
     provider.check(recipe, ("B4", "B8"))
     requests = 0
@@ -450,25 +379,24 @@ def test_api_when_many_rows_of_a_tile_then_one_search_and_same_patches(
             np.testing.assert_array_equal(mine.values_tchw, theirs.values_tchw)
             assert mine.frames == theirs.frames
             requests += int(str(mine.provenance["requests"]))
-    assert len(handler.searches) == requests == 1
-    assert handler.searches[0]["collections"] == ["sentinel-2-c1-l2a", "sentinel-2-l2a"]
-    assert provider.describe() == {"backend": "stac", "catalog": url, "collections": None}
+    assert len(api.searches) == requests == 1
+    assert api.searches[0]["collections"] == ["sentinel-2-c1-l2a", "sentinel-2-l2a"]
+    assert provider.describe() == {"backend": "stac", "catalog": api.url, "collections": None}
 
 
-def test_api_when_collection_is_missing_then_lists_what_there_is(api: tuple[str, type[Api]]) -> None:
+def test_api_when_collection_is_missing_then_lists_what_there_is(api: StacServer) -> None:
     with pytest.raises(ProviderError, match=r"no LANDSAT.*sentinel-2-l2a"):
-        StacProvider(api[0]).check(FetchRecipe("LANDSAT/LC08/C02/T1_L2", 30.0), ("SR_B4",))
+        StacProvider(api.url).check(FetchRecipe("LANDSAT/LC08/C02/T1_L2", 30.0), ("SR_B4",))
 
 
 @pytest.mark.parametrize(("status", "error_class"), [(429, "quota"), (503, "transient"), (400, "provider")])
 def test_api_when_it_fails_then_class_of_the_error_follows_the_status(
-    api: tuple[str, type[Api]], status: int, error_class: str
+    api: StacServer, status: int, error_class: str
 ) -> None:
-    url, handler = api
-    handler.failing_with = status
+    api.status = status
     request = FetchRequest(FetchRecipe(S2, 10.0), ("B4",), grid_at(*BOADELLA, 8, 10.0), tuple(ALL_YEARS))
     with pytest.raises(ProviderError) as caught:
-        StacProvider(url).fetch(request)
+        StacProvider(api.url).fetch(request)
     assert caught.value.error_class == error_class
 
 
@@ -491,3 +419,25 @@ def test_crop_when_every_route_is_taken_then_smaller_grid_is_the_centre_of_the_l
         cropped, direct = stac.fetch(request).crop(small), stac.fetch(replace(request, grid=small))
         np.testing.assert_array_equal(direct.values_tchw, cropped.values_tchw)
         np.testing.assert_array_equal(direct.valid_tchw, cropped.valid_tchw)
+
+
+def test_http_when_real_files_are_served_then_same_patches_as_from_disk(stac: StacProvider, real_data: Path) -> None:
+    with serving(real_data) as server:
+        served = StacProvider(f"{server.url}/catalog.json")
+        for collection, place, scale_m, bands, days in (
+            (S2, BOADELLA, 10.0, ("B2", "B11", "B1"), ALL_YEARS[0]),
+            (S2, FLANDERS, 30.0, ("B4",), window("2018-01-01", "2018-07-01")),
+            (S2, (-8.2, 52.42), 60.0, ("B4",), window("2022-10-01", "2022-11-01")),
+            (S2, (15.55, 46.008), 120.0, ("B8",), window("2023-08-01", "2023-09-01")),
+            (GRD, FLANDERS, 40.0, ("VV", "VH"), window("2017-09-01", "2018-03-01")),
+            ("sentinel-2-geographic", BOADELLA, 30.0, ("B4",), window("2021-01-01", "2022-01-01")),
+        ):
+            grid = grid_at(*place, 24, scale_m, collection)
+            request = FetchRequest(FetchRecipe(collection, scale_m), bands, grid, (days,))
+            mine, theirs = served.fetch(request), stac.fetch(request)
+            assert mine.valid_tchw.any()
+            np.testing.assert_array_equal(mine.values_tchw, theirs.values_tchw)
+            np.testing.assert_array_equal(mine.valid_tchw, theirs.valid_tchw)
+            assert mine.frames == theirs.frames
+            assert mine.provenance["units"] == theirs.provenance["units"]
+        served.close()

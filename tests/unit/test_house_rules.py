@@ -171,7 +171,10 @@ def test_layers_when_the_catalogue_imports_then_only_future_and_typing() -> None
 
 
 OWNERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "ee": (("ee",), ("rsembed.providers.gee",)),
+    "ee": (
+        ("ee",),
+        ("rsembed.providers.gee_client", "rsembed.providers.gee_composite", "rsembed.providers.gee_graph"),
+    ),
     "sqlalchemy": (("sqlalchemy",), ("workers.ledger", "migrations")),
     "alembic": (("alembic",), ("workers.ledger", "migrations")),
     "celery": (("celery", "kombu"), ("workers.app", "workers.tasks")),

@@ -32,6 +32,35 @@ def test_frame_policy_when_asked_for_a_window_then_it_counts_its_frames(
     assert policy.count(days(n_days)) == frames
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (FramePolicy("multi", n_frames=8), FramePolicy("multi", frame_days=11, max_frames=8, n_frames=8)),
+        (FramePolicy(), FramePolicy("single", max_frames=4)),
+        (FramePolicy("auto", 30, 12), FramePolicy("auto", 30, 12, n_frames=3)),
+    ],
+)
+def test_frame_policy_when_two_mean_the_same_then_they_are_equal(one: FramePolicy, other: FramePolicy) -> None:
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (FramePolicy(), "one composite of the window"),
+        (FramePolicy("multi", n_frames=8), "always 8"),
+        (FramePolicy("auto", 30, 12, round_up=True), "one per 30 days begun, at most 12"),
+        (
+            FramePolicy("auto", 30, 12, bins="fixed"),
+            "one per 30 days, at most 12, as bins of that length from the first day",
+        ),
+    ],
+)
+def test_frame_policy_when_told_then_in_words(policy: FramePolicy, words: str) -> None:
+    assert str(policy) == words
+
+
 def test_grid_when_asked_then_transform_and_bounds_agree() -> None:
     found = grid(height=4, width=6)
     assert found.transform == (10.0, 0.0, 480_000.0, 0.0, -10.0, 4_700_000.0)

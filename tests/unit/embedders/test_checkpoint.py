@@ -151,7 +151,7 @@ def test_load_state_dict_when_a_file_would_run_code_then_refused(
 ) -> None:
     path = tmp_path / "tiny.pt"
     torch.save({"weight": torch.ones(1), "extra": Harmful()}, path)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"print.* would run code"):
         load_state_dict(str(path))
     assert capsys.readouterr().out == ""
 

@@ -414,7 +414,7 @@ def test_export_when_the_buffer_needs_too_many_tiles_then_refused_before_any_wor
 
 def test_export_when_a_window_is_too_short_for_the_frames_then_its_row_is_named_before_any_work(tmp_path: Path) -> None:
     table = places(2, extra={"start": ["2022-01-01", "2022-01-01"], "end": ["2022-02-01", "2022-01-03"]})
-    with pytest.raises(RowError, match=r"row 1 \(id p1\): a window of 2 days cannot be cut into 4 frames"):
+    with pytest.raises(RowError, match=r"row 1 \(id p1\): null-four: a window of 2 days cannot be cut into 4 frames"):
         run_export(tmp_path / "out", table, "null-four")
 
 

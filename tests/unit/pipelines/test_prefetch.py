@@ -216,6 +216,38 @@ def test_prefetch_when_stopped_then_no_new_request_begins_and_its_threads_end(tm
     assert provider.made <= 2
 
 
+def test_prefetch_when_a_request_is_refused_then_its_thread_serves_others_meanwhile(tmp_path: Path) -> None:
+    asked = threading.Semaphore(0)
+    flaky = Flaky(lambda: QuotaError("slow"), hits=at_lon(2.0))
+
+    def fault(request: FetchRequest) -> None:
+        asked.release()
+        flaky(request)
+
+    patient = RetryPolicy(base_s=1e6, cap_s=1e6)
+    manager = PrefetchManager(Tally(fault=fault), workers=1, retry=patient)
+    for unit, pack in make_units(tmp_path):
+        manager.open(unit, pack, lambda *_: None)
+    assert all(asked.acquire(timeout=30) for _ in range(12))
+    manager.stop()
+
+
+def test_prefetch_when_every_request_is_refused_then_not_one_after_the_other_is_asked(tmp_path: Path) -> None:
+    both = threading.Semaphore(0)
+
+    def fault(_: FetchRequest) -> None:
+        both.release()
+        raise QuotaError("slow")
+
+    manager = PrefetchManager(Tally(fault=fault), workers=1, retry=RetryPolicy(base_s=1e6, cap_s=1e6))
+    for unit, pack in make_units(tmp_path):
+        manager.open(unit, pack, lambda *_: None)
+    # One is put off, and then the thread waits with the other.
+    assert all(both.acquire(timeout=30) for _ in range(2))
+    assert not both.acquire(timeout=0.2)
+    manager.stop()
+
+
 def test_prefetch_when_stored_bytes_are_lost_then_the_row_is_fetched_again(tmp_path: Path) -> None:
     provider = Tally()
     manager = PrefetchManager(provider, workers=2)

@@ -10,7 +10,8 @@ import rasterio
 from rasterio.errors import RasterioIOError
 
 from rsembed.core.errors import AuthError, ProviderError, QuotaError, TransientProviderError
-from rsembed.providers.datasets import DatasetPool, PixelWindow, provider_error
+from rsembed.providers.datasets import DatasetPool, provider_error
+from rsembed.providers.lattice import PixelWindow
 
 URL = "https://example.org/a.tif"
 

@@ -94,6 +94,14 @@ def test_select_scenes_when_all_lack_a_band_then_error_names_band_and_collection
         select_scenes([scene("a")], request(("B4", "B8")), S2)
 
 
+def test_select_scenes_when_landsats_share_a_collection_then_the_named_one_of_the_named_tier() -> None:
+    info = collection_info("LANDSAT/LC08/C02/T1_L2")
+    fields = {"collection": "landsat-c2-l2", "assets": {"SR_B4": Asset("x")}}
+    found = [scene("eight", platform="landsat-8", tier="T1", **fields), scene("nine", platform="landsat-9", **fields)]
+    found += [scene("second", platform="landsat-8", tier="T2", **fields), scene("silent", **fields)]
+    assert ids(select_scenes(found, request(("SR_B4",)), info).scenes) == ["eight", "silent"]
+
+
 def radar(name: str, when: str, orbit_pass: str, **more: object) -> Scene:
     fields = {"orbit_pass": orbit_pass, "instrument_mode": "IW", "assets": {"VV": Asset(name)}, **more}
     return scene(name, when, **fields)
