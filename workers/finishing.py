@@ -124,8 +124,7 @@ class Finisher:
         shards = [each for label in labels for each in state.records_of(label)]
         halved: dict[str, Json] = {f"{r.label}/{r.index}": r.batch_size for r in shards if r.batch_size}
         failures: dict[str, Json] = {
-            label: dict(Counter(f.error_class for r in state.records_of(label) for f in r.failures))
-            for label in labels
+            label: dict(Counter(f.error_class for r in state.records_of(label) for f in r.failures)) for label in labels
         }
         since = (dt.datetime.now(dt.UTC) - record.created_at).total_seconds()
         return {

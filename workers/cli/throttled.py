@@ -8,7 +8,7 @@ from rsembed.providers.throttle import ThrottleState
 from workers.broker import BrokerAwayError
 from workers.ledger.records import RunRecord
 from workers.loaded_run import throttle_key
-from workers.permits import throttle_states
+from workers.permit_store import throttle_states
 from workers.settings import FleetSettings
 
 

@@ -41,8 +41,10 @@ def test_plan_when_temporal_modes_differ_then_never_one_fetch() -> None:
     plan = run_plan(SINGLE, MULTI)
     assert [[model.label for model in group.models] for group in plan.groups] == [["one"], ["many"]]
     assert sharing_report(plan.groups) == [
-        "one and many cannot share a fetch: they differ in frames "
-        "(one composite of the window / one per 28 days, at most 3)"
+        (
+            "one and many cannot share a fetch: they differ in frames "
+            "(one composite of the window / one per 28 days, at most 3)"
+        )
     ]
 
 
