@@ -21,7 +21,8 @@ DEATHS = 2
 def fold(marks: Marks) -> Marks:
     """``marks`` of the last claim as the next one takes them: what was about to run has seen one more death."""
     if not marks.slots:
-        return marks
+        # It was not alone, so whose memory it was is not known.
+        return replace(marks, out_of_memory=False)
     if len(marks.slots) > 1:
         return replace(marks, slots=(), batches=(*marks.batches, marks.slots))
     (slot,) = marks.slots
@@ -29,8 +30,8 @@ def fold(marks: Marks) -> Marks:
 
 
 def about_to_run(marks: Marks, slots: Sequence[int]) -> Marks:
-    """``marks`` to be written before ``slots`` run; none, when the last of them have."""
-    return replace(marks, slots=tuple(slots))
+    """``marks`` to be written before ``slots`` run; none, when the last of them have. How others died is over."""
+    return replace(marks, slots=tuple(slots), out_of_memory=False)
 
 
 def condemned(marks: Marks) -> frozenset[int]:

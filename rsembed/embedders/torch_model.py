@@ -170,10 +170,13 @@ class TorchEmbedder(EmbedderBase):
         else:
             file = str(self.weights.path)
             state = load_state_dict(file, self.wrap, self.safe_globals, bare=self.bare)
-            self.complete(state)
-            with torch.device("meta"):
-                net = self.build()
-            dropped = fit(state, net, rename=type(self).rename, drop=self.drop, file=file)
+            try:
+                self.complete(state)
+                with torch.device("meta"):
+                    net = self.build()
+                dropped = fit(state, net, rename=type(self).rename, drop=self.drop, file=file)
+            finally:
+                state.clear()  # the network has them now; where it has not, no traceback is to keep gigabytes alive
             logger.info("net_loaded", extra={"model": self.card.id, "device": str(device), "dropped": list(dropped)})
         return net.requires_grad_(False).eval().to(device)
 

@@ -38,6 +38,7 @@ class AnySatFeatures:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def distance_buckets(side: int) -> Tensor:
     """(N, N) int64 on the CPU for a class token and ``side`` x ``side`` cells; read only.
 

@@ -67,6 +67,7 @@ def resize_kernel(weight_ochw: Tensor, patch: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def _kernel_map(size: int, patch: int) -> Tensor:
     """Matrix (patch^2, size^2) from old kernels to new ones, float64 on the CPU; never write to it."""
     units = torch.eye(size * size, dtype=torch.float64).reshape(-1, 1, size, size)

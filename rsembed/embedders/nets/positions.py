@@ -52,6 +52,7 @@ def sincos_2d(
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def sincos_3d(dim: int, frames: int, height: int, width: int) -> Tensor:
     """Table (frames, height, width, dim) in float32, on the CPU; never write to it.
 

@@ -26,6 +26,7 @@ _MOST_SCALE = math.log(100.0)
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def log_offsets(window: Shape) -> Tensor:
     """(n, 2) float32 on the CPU: every offset within ``window``, rows slowest, -1..1 and log-spaced; read only.
 

@@ -114,6 +114,7 @@ def _resized(images_bchw: Tensor, size: int) -> Tensor:
 
 
 @lru_cache(maxsize=4)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def _distances(grids: tuple[tuple[int, float], ...]) -> Tensor:
     """Distance between all tokens (N, N) in units of the largest token; on the CPU, never write to it.
 

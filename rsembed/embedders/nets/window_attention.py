@@ -48,6 +48,7 @@ def merge(windows: Tensor, grid: Shape, window: Shape) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def shift_mask(grid: Shape, window: Shape, shift: Shape) -> Tensor | None:
     """What to add to the logits of a shifted grid: float32 (n, N, N) on the CPU, None without a shift; read only.
 
@@ -91,6 +92,7 @@ def attend_in_windows(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # what is kept serves other callers, too
 def relative_index(window: Shape, table_window: Shape) -> Tensor:
     """(N, N) int64 on the CPU: where the offset of each pair of tokens stands in a table; read only.
 

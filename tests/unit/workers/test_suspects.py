@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,15 @@ def test_fold_when_the_process_ended_between_two_steps_then_nobody_is_blamed() -
 def test_error_class_when_the_watchdog_ended_the_process_then_memory_is_the_reason() -> None:
     assert error_class(Marks(out_of_memory=True)) == "out_of_memory"
     assert error_class(Marks()) == "crash"
+
+
+def test_error_class_when_memory_ran_out_under_others_too_then_it_is_not_held_against_a_row() -> None:
+    marks = fold(Marks(out_of_memory=True))  # of everything that the process had in hand
+    marks = fold(about_to_run(marks, (3,)))
+    assert error_class(marks) == "crash"
+    died_of_it = replace(about_to_run(marks, (3,)), out_of_memory=True)
+    assert error_class(fold(died_of_it)) == "out_of_memory"
+    assert error_class(fold(about_to_run(fold(died_of_it), (3,)))) == "crash"
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.data())
