@@ -58,7 +58,7 @@ class Segment:
             try:
                 key, header = self._header(offset, length, head)
                 yield key, StoredRecord(self, offset, length, header)
-            except (ValueError, KeyError, TypeError, IndexError, OverflowError, SpecError) as exc:
+            except (ValueError, KeyError, TypeError, IndexError, OverflowError, struct.error, SpecError) as exc:
                 logger.warning("input_record_damaged", extra={"offset": offset, "error": str(exc)})
             offset += length
 

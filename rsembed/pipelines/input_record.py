@@ -1,7 +1,8 @@
 """A fetched patch as bytes: complete and unaltered, or recognised as neither.
 
-Record: ``magic, header length, payload length, crc32`` (little-endian), a JSON header, then
-the pixel values (as unsigned 16-bit numbers where that is exact) and the packed mask bits.
+Record: ``magic, header length, payload length, crc32`` (little-endian), a header, then the pixel
+values (as unsigned 16-bit numbers where that is exact) and the packed mask bits. Header: the grid and
+the key, then JSON of what neighbours have in common, which is read once for all of them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from rsembed.core.fetching import Grid
 from rsembed.core.patch import Frame, Json, Patch
 from rsembed.core.specs import Window
 
-_MAGIC = b"RSE1"
+_MAGIC = b"RSE2"
 _PREFIX = struct.Struct("<4sIQI")
 PREFIX_BYTES = _PREFIX.size
+_PLACE = struct.Struct("<idddIIH")
+"""EPSG code, x_min, y_max, scale_m, height, width, bytes of the key."""
 _to_text = json.JSONEncoder(separators=(",", ":")).encode
-_from_text = json.JSONDecoder().raw_decode
 _LARGEST_BITS = int(np.float32(65535).view(np.uint32))
 """No number from 0 to 65535 has larger bits; every negative one (-0.0 too), NaN and infinity has."""
 
@@ -74,17 +76,10 @@ def encode(key: str, patch: Patch) -> tuple[bytes, RecordHeader]:
     values, mask, grid = patch.values_tchw, patch.valid_tchw, patch.grid
     small = _smallest(values)
     all_valid = bool(mask.all())
-    text = _to_text(
-        {
-            "key": key,
-            "dtype": small.dtype.str,
-            "all_valid": all_valid,
-            "bands": patch.bands,
-            "grid": [grid.epsg, grid.x_min, grid.y_max, grid.scale_m, grid.height, grid.width],
-            "frames": [_frame_to_json(frame) for frame in patch.frames],
-            "provenance": dict(patch.provenance),
-        }
-    ).encode()
+    name = key.encode()
+    common = _common_text(small.dtype.str, all_valid, patch.bands, patch.frames)
+    text = _PLACE.pack(grid.epsg, grid.x_min, grid.y_max, grid.scale_m, grid.height, grid.width, len(name)) + name
+    text += f"[{common},{_to_text(dict(patch.provenance))}]".encode()
     payload = small.tobytes() + (b"" if all_valid else np.packbits(mask).tobytes())
     record = _PREFIX.pack(_MAGIC, len(text), len(payload), zlib.crc32(payload, zlib.crc32(text))) + text + payload
     start = PREFIX_BYTES + len(text)
@@ -95,21 +90,15 @@ def encode(key: str, patch: Patch) -> tuple[bytes, RecordHeader]:
 
 
 def decode_header(record: bytes | memoryview) -> tuple[str, RecordHeader]:
-    """Key and header of an intact record."""
+    """Key and header of an intact record; ValueError, struct.error and their like where no header stands."""
     _, header_bytes, _, _ = _PREFIX.unpack_from(record)
     start = PREFIX_BYTES + header_bytes
-    fields, _ = _from_text(str(record[PREFIX_BYTES:start], "utf-8"))
-    header = RecordHeader(
-        start,
-        len(record),
-        fields["dtype"],
-        fields["all_valid"],
-        tuple(fields["bands"]),
-        Grid(*fields["grid"]),
-        tuple(_frame_from_json(frame) for frame in fields["frames"]),
-        fields["provenance"],
-    )
-    return fields["key"], header
+    epsg, x_min, y_max, scale_m, height, width, key_bytes = _PLACE.unpack_from(record, PREFIX_BYTES)
+    name = PREFIX_BYTES + _PLACE.size
+    dtype, all_valid, bands, frames, provenance = _common(str(record[name + key_bytes : start], "utf-8"))
+    grid = Grid(epsg, x_min, y_max, scale_m, height, width)
+    header = RecordHeader(start, len(record), dtype, all_valid, bands, grid, frames, dict(provenance))
+    return str(record[name : name + key_bytes], "utf-8"), header
 
 
 def decode(record: memoryview, header: RecordHeader) -> Patch | None:
@@ -133,6 +122,17 @@ def _smallest(values: NDArray[np.float32]) -> NDArray[np.uint16] | NDArray[np.fl
         return values
     small = values.astype(np.uint16)
     return small if (small == values).all() else values
+
+
+@lru_cache(maxsize=256)
+def _common_text(dtype: str, all_valid: bool, bands: tuple[str, ...], frames: tuple[Frame, ...]) -> str:
+    return _to_text([dtype, all_valid, bands, [_frame_to_json(frame) for frame in frames]])
+
+
+@lru_cache(maxsize=256)
+def _common(text: str) -> tuple[str, bool, tuple[str, ...], tuple[Frame, ...], Mapping[str, Json]]:
+    (dtype, all_valid, bands, frames), provenance = json.loads(text)
+    return dtype, all_valid, tuple(bands), tuple(_frame_from_json(frame) for frame in frames), provenance
 
 
 def _frame_to_json(frame: Frame) -> list[Any]:

@@ -118,7 +118,7 @@ def test_unit_when_one_record_has_all_bands_then_it_goes_before_a_sum(store: Inp
         assert found.provenance["step"] == "whole"
 
 
-@pytest.mark.parametrize("where", [0, 5, 12, 18, 30, 120, 200, 300, -1])
+@pytest.mark.parametrize("where", [0, 5, 12, 18, 30, 60, 120, 200, 240, -1])
 def test_unit_when_a_byte_is_damaged_then_what_it_hits_is_missing_and_another_copy_serves(
     store: InputStore, blobs: BlobStore, where: int
 ) -> None:
