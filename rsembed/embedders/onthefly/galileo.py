@@ -16,6 +16,7 @@ from rsembed.embedders import preprocess
 from rsembed.embedders.base import View
 from rsembed.embedders.onthefly.galileo_bands import BANDS, GROUPS, NORMALISATIONS, SIZES, normalised
 from rsembed.embedders.sentinel import S1_DECIBEL, S1_POWER, S2_L1C, S2_L2A, SQUARE, only
+from rsembed.embedders.series import every_bin
 from rsembed.embedders.torch_model import TorchEmbedder
 from rsembed.tools.temporal import equal_bins
 
@@ -149,9 +150,8 @@ class Galileo(TorchEmbedder):
             months = [day.month - 1 for day in view.dates]
             ground_m = view.scale_m * max(values.shape[-2:]) / size
         else:
-            frames = self._whole_series(
-                preprocess.fill_invalid(values, view.valid_tchw, self.contract.fill_value), view
-            )
+            filled = preprocess.fill_invalid(values, view.valid_tchw, self.contract.fill_value)
+            frames = every_bin(filled, view.slots, view.n_bins, wanted=self.contract.frames.count(view.window))
             slots, ground_m = list(range(len(frames))), float(options["input_resolution_m"] or 0)
             months = [part.midpoint.month - 1 for part in equal_bins(view.window, len(frames))]
         if options["month"] is not None:
@@ -166,15 +166,6 @@ class Galileo(TorchEmbedder):
             "slots": np.array(slots, dtype=np.int64),
             "step": np.array(patch * ground_m / 10.0, dtype=np.float32),
         }
-
-    def _whole_series(self, frames: preprocess.Floats, view: View) -> preprocess.Floats:
-        """A frame for every bin, as the reference has it."""
-        wanted = self.contract.frames.count(view.window)
-        if view.n_bins == 1 and wanted > 1:
-            return np.repeat(frames, wanted, axis=0)
-        filled = np.repeat(np.median(frames, axis=0, keepdims=True), view.n_bins, axis=0)
-        filled[list(view.slots)] = frames
-        return np.asarray(filled, dtype=np.float32)
 
     def build(self) -> nn.Module:
         """The encoder of the variant, for the groups of both modalities."""
