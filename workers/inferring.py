@@ -27,7 +27,7 @@ from rsembed.core.settings import Settings
 from rsembed.embedders.batching import StoppedError
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, RowFailure
 from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
-from rsembed.pipelines.plan import ModelPlan, request_key
+from rsembed.pipelines.plan import ModelPlan
 from rsembed.pipelines.rows.shard import RowShard
 from rsembed.pipelines.shard_writer import earlier_rows, write_shard
 from workers import suspects
@@ -198,7 +198,7 @@ class _ShardWork:
         """The unit as its fetch left it; InputsLostError for patches that are not there."""
         failures = {slot: RowFailure("fetch", *why) for slot, why in self._claimed.fetch_failures.items()}
         slots = [slot for slot in unit.slots if slot not in failures]
-        keys = {slot: request_key(unit.group_digest, unit.request(slot)) for slot in slots}
+        keys = {slot: unit.key(slot) for slot in slots}
         lost = [slot for slot in slots if not pack.inputs.claims(keys[slot], pack.bands)]
         if lost:
             raise InputsLostError(lost)

@@ -220,9 +220,7 @@ def _read_dataclass(kind: type, value: Any, path: str) -> Any:
     lacking = sorted(name for name, (_, needed) in fields.items() if needed and name not in value)
     if lacking:
         raise SpecError(f"{where} lacks {', '.join(map(repr, lacking))}")
-    given = {
-        name: _read(fields[name][0], item, f"{path}.{name}" if path else name) for name, item in value.items()
-    }
+    given = {name: _read(fields[name][0], item, f"{path}.{name}" if path else name) for name, item in value.items()}
     try:
         return kind(**given)
     except SpecError as exc:

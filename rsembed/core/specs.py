@@ -119,9 +119,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.start >= self.end:
-            raise SpecError(
-                f"a window is half-open [start, end) and needs start < end, got {self.start} .. {self.end}"
-            )
+            raise SpecError(f"a window is half-open [start, end) and needs start < end, got {self.start} .. {self.end}")
 
     @property
     def days(self) -> int:
@@ -307,9 +305,7 @@ class InputPrepSpec:
         if self.tile_size is not None and self.tile_size < 1:
             raise SpecError(f"tile_size must be a positive number of pixels, got {self.tile_size!r}")
         if not 1 <= self.max_tiles <= self.max_tiles_hard:
-            raise SpecError(
-                f"max_tiles must lie in 1..max_tiles_hard, got {self.max_tiles} and {self.max_tiles_hard}"
-            )
+            raise SpecError(f"max_tiles must lie in 1..max_tiles_hard, got {self.max_tiles} and {self.max_tiles_hard}")
         if not 0 <= self.tile_snap_frac <= 0.5:
             raise SpecError(f"tile_snap_frac must lie in 0..0.5, got {self.tile_snap_frac!r}")
 

@@ -224,12 +224,13 @@ class _Batch:
             return self._masked(members[:half], arrays, roi) | self._masked(members[half:], arrays, roi)
         if len(out) != self.length:
             raise ModelError(f"{name} returned {len(out)} embeddings for a batch of {self.length}")
+        # A copy, whatever memory the answer lies in.
+        values = np.array(out, dtype=np.float32)
+        sound: list[bool] = np.logical_and.reduce(np.isfinite(values.reshape(len(values), -1)), axis=1).tolist()
         found = {}
         for slot in members:
-            # A copy, whatever memory the answer lies in.
-            value = np.array(out[slot - first], dtype=np.float32)
-            if self.embedder.holes or np.isfinite(value).all():
-                found[slot] = value
+            if self.embedder.holes or sound[slot - first]:
+                found[slot] = values[slot - first]
             else:
                 results.errors[slot] = ModelError(f"{name} gave NaN or infinite numbers for this row")
         return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from rsembed.core.specs import Window
 from rsembed.pipelines.fetch_unit import FetchUnit
-from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, request_key, sharing_report
+from rsembed.pipelines.plan import FetchGroup, Ints, ModelPlan, RunPlan, sharing_report
 from rsembed.pipelines.rows.table import RowShard, RowTable
 from rsembed.tools.tiling import Footprint
 
@@ -159,7 +159,7 @@ def _count(
         everything = {model.label: tuple(range(len(shard))) for model in group.models}
         digest = plan.group_digest(group)
         unit = FetchUnit(group, index, shard, everything, digest, plan.config.buffer_m)
-        tally.keys.update(request_key(digest, unit.request(slot)) for slot in unit.slots)
+        tally.keys.update(unit.key(slot) for slot in unit.slots)
 
 
 def _count_model(model: ModelPlan, found: Footprint, rows: int, tally: _ModelTally) -> None:

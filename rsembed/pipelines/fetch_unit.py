@@ -14,7 +14,7 @@ import numpy as np
 from rsembed.core.errors import classify
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
-from rsembed.pipelines.plan import FetchGroup, Ints
+from rsembed.pipelines.plan import FetchGroup, Ints, request_key
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.tools.spatial import GridArray
 from rsembed.tools.tiling import Footprint
@@ -87,6 +87,10 @@ class FetchUnit:
         """The provider request of one row."""
         group = self.group
         return FetchRequest(group.recipe, group.bands, self.grids[slot], group.bins(self.shard.window(slot)))
+
+    def key(self, slot: int) -> str:
+        """The content address of one row's patch; see :func:`~rsembed.pipelines.plan.request_key`."""
+        return request_key(self.group_digest, self.grids.place(slot), self.group.bins(self.shard.window(slot)))
 
 
 class PatchPack(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.errors import ModelError
-from rsembed.core.fetching import FetchRecipe, FetchRequest, FramePolicy
+from rsembed.core.fetching import FetchRecipe, FramePolicy
 from rsembed.core.patch import Json
 from rsembed.core.serialization import digest, to_json
 from rsembed.core.settings import Settings
@@ -33,7 +33,7 @@ from rsembed.pipelines.sources import check_source
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import canonical_bands, grid_rule
 from rsembed.providers.routing import describe_for
-from rsembed.tools.spatial import GridArray, GridRule, box_pixels, even_pixels, snapped_grids
+from rsembed.tools.spatial import GridArray, GridRule, Place, box_pixels, even_pixels, snapped_grids
 from rsembed.tools.temporal import frame_bins
 from rsembed.tools.tiling import Footprint, plan_footprint
 from rsembed.writers.atomic import safe_label
@@ -277,12 +277,10 @@ def fingerprint(description: Json, rows_digest: str) -> str:
     return digest({"spec": description, "rows": rows_digest})
 
 
-def request_key(group_digest: str, request: FetchRequest) -> str:
+def request_key(group_digest: str, place: Place, bins: Sequence[Window]) -> str:
     """Content address of a fetched patch: what, where and when; not whose row it is, and not which bands."""
-    grid = request.grid
-    first, last = request.bins[0], request.bins[-1]
-    place = f"{grid.epsg},{grid.x_min},{grid.y_max},{grid.height},{grid.width}"
-    text = f"{group_digest}|{place}|{first.start},{last.end},{len(request.bins)}"
+    epsg, x_min, y_max, height, width = place
+    text = f"{group_digest}|{epsg},{x_min},{y_max},{height},{width}|{bins[0].start},{bins[-1].end},{len(bins)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -21,7 +21,6 @@ from rsembed.core.patch import Patch
 from rsembed.pipelines.due_queue import DueQueue
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, PatchPack, RowFailure, SettledRows
 from rsembed.pipelines.input_cache import InputCache
-from rsembed.pipelines.plan import request_key
 from rsembed.pipelines.restrictions import Restrictions
 from rsembed.pipelines.retry import RetryPolicy, Tries, call_with_retry
 from rsembed.providers.base import ProviderBase
@@ -141,12 +140,8 @@ class PrefetchManager:
         self._start()
         # Rows that ask for the same pixels are one request.
         slots_of: dict[str, list[int]] = {}
-        requests: dict[str, FetchRequest] = {}
         for slot in unit.slots:
-            request = unit.request(slot)
-            key = request_key(unit.group_digest, request)
-            slots_of.setdefault(key, []).append(slot)
-            requests[key] = request
+            slots_of.setdefault(unit.key(slot), []).append(slot)
         lacking = {key: pack.lacks(key, unit.group.bands) for key in slots_of}
         state = FetchedUnit(unit, pack, {slot: key for key, slots in slots_of.items() for slot in slots})
         state.open = len(slots_of)
@@ -155,7 +150,7 @@ class PrefetchManager:
         for key, slots in slots_of.items():
             if lacking[key]:
                 # In the group's order, so that a request does not depend on how what is there came about.
-                request, wanted = requests[key], unit.group.bands
+                request, wanted = unit.request(slots[0]), unit.group.bands
                 if lacking[key] != wanted:
                     request = replace(request, bands=tuple(band for band in wanted if band in lacking[key]))
                 self._items.put(_Item(opened, key, request, tuple(slots), Tries(opened.retry)))

@@ -55,6 +55,10 @@ def _lcm(a: float, b: float) -> float:
     return float(Fraction(numerator, fa.denominator * fb.denominator))
 
 
+Place = tuple[int, float, float, int, int]
+"""EPSG code, x_min, y_max, height, width."""
+
+
 @dataclass(frozen=True)
 class GridArray:
     """Grids of many places as columns; ``array[i]`` is the i-th :class:`Grid`."""
@@ -73,8 +77,12 @@ class GridArray:
         epsg, x_min, y_max, height, width = self._rows[i]
         return Grid(epsg, x_min, y_max, self.scale_m, height, width)
 
+    def place(self, i: int) -> Place:
+        """``(epsg, x_min, y_max, height, width)`` of the i-th grid."""
+        return self._rows[i]
+
     @cached_property
-    def _rows(self) -> list[tuple[int, float, float, int, int]]:
+    def _rows(self) -> list[Place]:
         columns = (self.epsg, self.x_min, self.y_max, self.height, self.width)
         return list(zip(*(column.tolist() for column in columns), strict=True))
 

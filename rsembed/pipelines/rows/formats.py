@@ -178,9 +178,12 @@ def _ogr_source(path: Path, layer: str | None) -> TableSource:
     numbered = path.suffix.lower() in _JSON
 
     def open_batches(columns: Sequence[str] | None) -> Iterator[pa.Schema | pa.RecordBatch]:
-        with reading(path.name, *errors), pyogrio.raw.open_arrow(
-            path, layer=chosen, columns=columns, return_fids=numbered, use_pyarrow=True, batch_size=BATCH_ROWS
-        ) as (_, reader):
+        with (
+            reading(path.name, *errors),
+            pyogrio.raw.open_arrow(
+                path, layer=chosen, columns=columns, return_fids=numbered, use_pyarrow=True, batch_size=BATCH_ROWS
+            ) as (_, reader),
+        ):
             yield reader.schema
             yield from reader
 

@@ -63,6 +63,8 @@ class BadRows:
         more = f"\n  and {self.count - len(lines)} more" if self.count > len(lines) else ""
         rows = "1 row" if self.count == 1 else f"{self.count} rows"
         return RowError(
-            f"{name}: {rows} cannot be used (numbered from 0):\n" + "\n".join(lines) + more
+            f"{name}: {rows} cannot be used (numbered from 0):\n"
+            + "\n".join(lines)
+            + more
             + "\ncorrect them, or leave them out with --skip-bad-rows (they are listed in skipped.parquet)"
         )

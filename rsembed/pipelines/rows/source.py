@@ -92,6 +92,7 @@ def source_crs(name: str, crs: object) -> pyproj.CRS | None:
     try:
         known = pyproj.CRS.from_user_input(crs)
     except pyproj.exceptions.CRSError as exc:
-        raise SpecError(f"{name}: PROJ does not know the coordinate system {str(crs)[:80]!r}; reproject to EPSG:4326") \
-            from exc
+        raise SpecError(
+            f"{name}: PROJ does not know the coordinate system {str(crs)[:80]!r}; reproject to EPSG:4326"
+        ) from exc
     return None if known.equals(_LONLAT, ignore_axis_order=True) else known

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import pytest
 
 from rsembed.core.errors import ExportError, ModelError, UnknownModelError
 from rsembed.core.settings import Settings
+from rsembed.core.specs import Window
 from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.plan import RunPlan, fingerprint, request_key, sharing_report
 from rsembed.pipelines.request import ExportModelRequest
 from rsembed.testing.null import NullEmbedder
 from rsembed.version import __version__
-from tests.builders import by_id, grid, places, request, row_table, run_export, run_plan
+from tests.builders import by_id, places, row_table, run_export, run_plan
 
 ROOT = Path(__file__).resolve().parents[3]
 SINGLE, MULTI = (
@@ -150,12 +152,14 @@ def test_fingerprint_when_the_models_numbers_change_then_it_changes(monkeypatch:
 
 
 def test_request_key_when_place_or_time_differ_then_it_differs() -> None:
+    place, year = (32631, 480_000.0, 4_700_000.0, 8, 8), (Window(dt.date(2022, 1, 1), dt.date(2023, 1, 1)),)
+    june = (Window(dt.date(2022, 6, 1), dt.date(2022, 7, 1)),)
     keys = {
-        request_key("d", request()), request_key("e", request()), request_key("d", request(on=grid(x_min=480_020.0))),
-        request_key("d", request(on=grid(height=10))), request_key("d", request(on=grid(epsg=32632))),
+        request_key("d", place, year), request_key("e", place, year), request_key("d", place, june),
+        request_key("d", (32631, 480_020.0, *place[2:]), year), request_key("d", (*place[:3], 10, 8), year),
+        request_key("d", (32632, *place[1:]), year),
     }  # fmt: skip
-    assert len(keys) == 5
-    assert request_key("d", request()) == request_key("d", request(bands=("B1",)))
+    assert len(keys) == 6
 
 
 def test_asked_pixels_when_rows_are_boxes_then_their_own_size_else_the_buffers(tmp_path: Path) -> None:
