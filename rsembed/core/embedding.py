@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rsembed.core.errors import SpecError
 
 
 class RowStatus(StrEnum):
@@ -27,11 +30,65 @@ class RowStatus(StrEnum):
 
 
 @dataclass(frozen=True)
+class CellGrid:
+    """Where the cells of a map lie: north-up, of any size, not always square.
+
+    ``transform``: affine coefficients ``(a, 0, c, 0, e, f)`` in rasterio's order: ``a`` > 0 and ``e`` < 0 are a
+    cell's width and height, ``(c, f)`` the top-left corner, all in the units of EPSG:``epsg``.
+    """
+
+    epsg: int
+    transform: tuple[float, float, float, float, float, float]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        given = tuple(self.transform)
+        if len(given) != 6 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in given):
+            raise SpecError(f"a grid's transform is 6 finite numbers a, b, c, d, e, f, got {given}")
+        a, b, _, d, e, _ = given
+        if not (a > 0 and e < 0 and b == 0 and d == 0):
+            raise SpecError(f"a grid lies north-up: transform a > 0, e < 0 and b = d = 0, got {given}")
+        if self.height < 1 or self.width < 1:
+            raise SpecError(f"a grid has at least one cell, got {self.height} x {self.width}")
+        if self.epsg < 1:
+            raise SpecError(f"a grid's CRS is the number of an EPSG code, got {self.epsg}")
+        object.__setattr__(self, "transform", tuple(map(float, given)))
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """Centres of the columns, west to east; float64 (width,)."""
+        a, _, c, *_ = self.transform
+        return c + a * (np.arange(self.width, dtype=np.float64) + 0.5)
+
+    @property
+    def y(self) -> NDArray[np.float64]:
+        """Centres of the rows, north to south; float64 (height,)."""
+        *_, e, f = self.transform
+        return f + e * (np.arange(self.height, dtype=np.float64) + 0.5)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """``(left, bottom, right, top)``: the outer edges, in the grid's own CRS."""
+        a, _, c, _, e, f = self.transform
+        return (c, f + e * self.height, c + a * self.width, f)
+
+
+@dataclass(frozen=True)
 class Embedding:
     """``data``: float32, ``(D,)`` pooled or ``(D, H, W)`` grid (first row north).
 
-    ``meta`` is plain JSON: model, options, recipe, sensor, window, frames, validity, weights.
+    ``meta`` is plain JSON: model, options, recipe, sensor, window, frames, validity, weights. Its ``grid`` is None
+    for a vector, and ``{"epsg", "transform"}`` of the cells for a map (see :class:`CellGrid`).
     """
 
     data: NDArray[np.float32]
     meta: Mapping[str, Any] = field(default_factory=dict)  # JSON at the edge: one key per fact
+
+    @property
+    def cells(self) -> CellGrid | None:
+        """Where the cells of a map lie; None for a vector, and for a map whose place is not known."""
+        grid = self.meta.get("grid")
+        if self.data.ndim != 3 or grid is None:
+            return None
+        return CellGrid(int(grid["epsg"]), tuple(grid["transform"]), self.data.shape[1], self.data.shape[2])
