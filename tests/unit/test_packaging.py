@@ -56,11 +56,11 @@ def test_dependency_when_declared_then_pinned_at_or_above_its_floor(requirement:
     assert version_key(pin) >= version_key(floor)
 
 
-def test_extras_when_all_is_asked_for_then_it_is_the_five_that_run_on_one_machine() -> None:
+def test_extras_when_all_is_asked_for_then_it_is_the_six_that_run_on_one_machine() -> None:
     (everything,) = EXTRAS["all"]
     named = re.fullmatch(r"rsembed\[([a-z,]+)\]", everything)
     assert named
-    assert sorted(named.group(1).split(",")) == ["formats", "gee", "plot", "stac", "torch"]
+    assert sorted(named.group(1).split(",")) == ["formats", "gee", "grids", "plot", "stac", "torch"]
 
 
 def test_extras_when_read_then_no_package_is_declared_twice() -> None:
