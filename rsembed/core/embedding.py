@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.errors import SpecError
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class RowStatus(StrEnum):
@@ -92,3 +96,21 @@ class Embedding:
         if self.data.ndim != 3 or grid is None:
             return None
         return CellGrid(int(grid["epsg"]), tuple(grid["transform"]), self.data.shape[1], self.data.shape[2])
+
+    def to_xarray(self) -> xarray.DataArray:
+        """As a DataArray of ``(dim,)`` or ``(dim, y, x)``, with the cells' centres, their CRS, and meta as attributes.
+
+        Raises SpecError without xarray.
+        """
+        from rsembed.labelled import embedding_to_xarray
+
+        return embedding_to_xarray(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Save to ``path``, whose ending decides: .npy, .npz (with meta), .nc, .zarr, .tif (maps only).
+
+        The file is whole or not there. Raises SpecError for another ending, ExportError where a format cannot hold it.
+        """
+        from rsembed.labelled import save_embedding
+
+        return save_embedding(self, path)
