@@ -99,8 +99,8 @@ def _peak_mb() -> float:
 
 def export_dataset(case: Case, folder: Path, out: str) -> None:
     """The export as users call it."""
-    from rsembed.api import export_batch
     from rsembed.core.specs import TemporalSpec
+    from rsembed.exporting import export_batch
     from rsembed.pipelines.request import ExportConfig, ExportTarget
     from rsembed.testing.null import NullProvider
 

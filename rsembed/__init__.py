@@ -26,13 +26,13 @@ from rsembed.version import __version__
 if TYPE_CHECKING:
     from rsembed.api import (
         describe_model,
-        export_batch,
         get_embedding,
         get_embeddings_batch,
         get_provider,
         list_models,
         reset_runtime,
     )
+    from rsembed.exporting import export_batch
     from rsembed.inspection import inspect_model_input, inspect_provider_patch
     from rsembed.load import ExportResult, load_export
     from rsembed.model import Model
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "describe_model": "rsembed.api",
-    "export_batch": "rsembed.api",
+    "export_batch": "rsembed.exporting",
     "get_embedding": "rsembed.api",
     "get_embeddings_batch": "rsembed.api",
     "get_provider": "rsembed.api",

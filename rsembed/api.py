@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +29,9 @@ from rsembed.core.specs import (
 )  # fmt: skip
 from rsembed.embedders.describe import describe_model_class
 from rsembed.embedders.registry import REGISTRY
-from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
-from rsembed.pipelines.progress import ProgressListener
-from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
-from rsembed.pipelines.rows.table import RowOptions
-from rsembed.pipelines.rows.windows import WindowPolicy
-from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places, export
+from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
+from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.factory import make_provider
 from rsembed.tools.temporal import last_complete_year
@@ -214,7 +209,7 @@ def _meta(model: ModelPlan, window: Window, defaulted: bool, request: RunRequest
         "temporal": {"start": window.start.isoformat(), "end": window.end.isoformat(), "default": defaulted},
         "output": to_json(config.output),
         "image_size": contract.image_size,
-        "input_prep": {"requested_mode": request.config.input_prep.mode},
+        "input_prep": {"requested_mode": request.config.prep.mode},
         "context": config.context,
         "precision": config.precision,
         "device": model.device,
@@ -260,62 +255,7 @@ def _why(model: ModelPlan, answer: RowAnswer, spatial: Spatial, index: int) -> R
     return ProviderError(f"spatials[{index}] ({spatial}): {text}")
 
 
-def export_batch(
-    *,
-    spatials: object,
-    temporal: Temporal | Sequence[TemporalSpec] = None,
-    models: Sequence[str | ExportModelRequest],
-    target: ExportTarget,
-    config: ExportConfig = ExportConfig(),  # noqa: B008 - frozen value
-    output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
-    backend: str | ProviderBase = "auto",
-    device: Device = "auto",
-    sensor: SensorSpec | None = None,
-    fetch: FetchSpec | None = None,
-    modality: str | None = None,
-    around_days: int | None = None,
-    id_column: str | None = None,
-    catalog: str | Path | None = None,
-    cache: bool = True,
-    progress: ProgressListener | None = None,
-) -> ExportSummary:
-    """Embed a table of places with several models into a folder; the same call again resumes.
-
-    ``spatials``: a path (Parquet, CSV, GeoJSON, GeoPackage), a (Geo)DataFrame, (lon, lat) pairs
-    or specs. ``temporal``: one window or several (each place becomes a row per window); columns
-    ``start,end``, ``year`` or ``date`` of the table go first. ``sensor``, ``fetch`` and
-    ``modality`` hold for every model that does not name its own. ``cache``: as for a single place.
-
-    Raises RowError, SpecError, ModelError or ProviderError before any work; rows that fail are
-    recorded (``failures.parquet``), never raised.
-    """
-    if isinstance(models, str) or not models:
-        raise ModelError(f"models must be a non-empty list, got {models!r}")
-    if output.mode != "pooled":
-        raise SpecError("a dataset holds pooled vectors; grids come from get_embedding(..., output=OutputSpec.grid())")
-    requests = tuple(
-        replace(
-            request,
-            sensor=request.sensor or (sensor if request.fetch is None else None),
-            fetch=request.fetch or (fetch if request.sensor is None else None),
-            modality=request.modality or modality,
-        )
-        for request in (ExportModelRequest.parse(m) if isinstance(m, str) else m for m in models)
-    )
-    temporals = [temporal] if isinstance(temporal, TemporalSpec) else list(temporal or [])
-    return export(
-        RunRequest(requests, output, config, device),
-        spatials,
-        windows=WindowPolicy(default=tuple(t.window for t in temporals), around_days=around_days),
-        provider=get_provider(backend, catalog=catalog),
-        target=target,
-        settings=Settings.from_environment().with_input_cache(cache),
-        row_options=RowOptions(id_column=id_column, skip_bad_rows=config.skip_bad_rows),
-        progress=progress,
-    )
-
-
 __all__ = [
-    "Embedding", "describe_model", "export_batch", "get_embedding", "get_embeddings_batch", "get_provider",
+    "Embedding", "describe_model", "get_embedding", "get_embeddings_batch", "get_provider",
     "list_models", "reset_runtime",
 ]  # fmt: skip

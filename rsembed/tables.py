@@ -17,7 +17,7 @@ from rsembed.core.errors import ModelError, SpecError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
-from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest
+from rsembed.pipelines.request import DatasetTarget, ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows.formats_memory import is_data_frame
 from rsembed.pipelines.rows.places import GEOMETRY_NAMES, LAT_NAMES, LON_NAMES
 from rsembed.pipelines.rows.source import find_column
@@ -110,7 +110,7 @@ def embed(
             places,
             windows=policy,
             provider=get_provider(backend, catalog=catalog),
-            target=ExportTarget(folder),
+            target=DatasetTarget(folder),
             settings=Settings.from_environment().with_input_cache(cache),
             progress=progress_for(show_progress),
             pad=pad,

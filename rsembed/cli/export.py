@@ -18,7 +18,7 @@ from rsembed.core.settings import Settings
 from rsembed.pipelines import runner
 from rsembed.pipelines.estimate import estimate_run
 from rsembed.pipelines.plan import RunPlan, plan_run
-from rsembed.pipelines.request import ExportTarget, RunRequest
+from rsembed.pipelines.request import DatasetTarget, RunRequest
 from rsembed.pipelines.rows.formats import open_table
 from rsembed.pipelines.rows.table import RowOptions, RowTable
 from rsembed.pipelines.rows.windows import WindowPolicy
@@ -141,7 +141,7 @@ def _run(call: ExportCall) -> int:
         open_table(call.table, layer=call.layer, id_column=call.rows.id_column),
         windows=call.windows,
         provider=call.imagery.provider(),
-        target=ExportTarget(call.out, call.npz),
+        target=DatasetTarget(call.out, call.npz),
         settings=call.settings,
         row_options=call.rows,
         progress=command_progress(quiet=silent),

@@ -6,6 +6,7 @@
     ├── SpecError            a value of the request is wrong           (permanent)
     │   └── RowError         rows of the input table are wrong         (permanent)
     ├── ModelError           unknown model or option, wrong shape      (permanent)
+    │   ├── ExportArgumentError  an export's target or config is wrong; also a SpecError
     │   ├── UnknownModelError
     │   ├── DeviceError      the device failed, not the row            (permanent)
     │   └── WeightsError     file missing, truncated or half-matching  (permanent)
@@ -57,6 +58,12 @@ class ModelError(RSEmbedError):
 
 class UnknownModelError(ModelError):
     """No model of that name; the message suggests the nearest ones."""
+
+
+class ExportArgumentError(ModelError, SpecError):
+    """The target or config of an export is wrong; found before any work. Both kinds catch it."""
+
+    error_class = "bad_request"
 
 
 class DeviceError(ModelError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from rsembed.core.settings import Settings
 from rsembed.pipelines.input_cache import open_cache
@@ -22,10 +23,14 @@ def open_prefetch(
 ) -> PrefetchManager:
     """A manager that fetches for ``plan`` from ``provider``; nothing is opened before its first unit."""
     limits = throttle_limits(provider.name, settings.throttle)
+    config = plan.config
+    retry = RetryPolicy(config.max_attempts)
+    if config.retry_backoff_s is not None:
+        retry = replace(retry, base_s=config.retry_backoff_s)
     return PrefetchManager(
         provider,
-        workers=plan.config.fetch_workers,
-        retry=RetryPolicy(plan.config.max_attempts),
+        workers=config.fetch_workers,
+        retry=retry,
         throttle=LocalThrottle(limits.cap, limits.per_s),
         on_settled=on_settled,
         cache=open_cache(settings, plan.provider),

@@ -195,7 +195,7 @@ def plan_model(
             output=run.output,
             precision=config.precision,
             context=config.context or ("native" if config.recipe == "authors" else "none"),
-            input_prep=config.input_prep,
+            input_prep=config.prep,
             options=request.model_config,
             sensor=request.sensor,
             fetch=request.fetch,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.errors import ExportError, ModelError
+from rsembed.core.errors import ExportError, ModelError, SpecError
 from rsembed.core.fetching import Grid
 from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
@@ -28,7 +28,7 @@ from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import ModelPlan, RunPlan, lock_weights, plan_run
 from rsembed.pipelines.prefetch import PrefetchManager
 from rsembed.pipelines.progress import ProgressListener
-from rsembed.pipelines.request import ExportTarget, RunRequest
+from rsembed.pipelines.request import DatasetTarget, RunRequest
 from rsembed.pipelines.rows.formats import open_table
 from rsembed.pipelines.rows.table import RowOptions, RowTable, build_rows
 from rsembed.pipelines.rows.windows import WindowPolicy
@@ -62,7 +62,7 @@ def export(
     *,
     windows: WindowPolicy,
     provider: ProviderBase,
-    target: ExportTarget,
+    target: DatasetTarget,
     settings: Settings,
     row_options: RowOptions | None = None,
     progress: ProgressListener | None = None,
@@ -71,10 +71,12 @@ def export(
 ) -> ExportSummary:
     """Run ``request`` over the table ``source`` into ``target``; everything is checked before any work starts.
 
-    ``on_planned`` is told the plan and the rows once both are known to be good.
+    A buffer that all places of a list agree on is the run's. ``on_planned`` is told the plan and the rows once both
+    are known to be good.
     """
-    plan = plan_run(request, provider, settings)
-    with returned_memory(), scratch_rows(source, windows, target.out, row_options) as table:
+    opened = open_table(source)
+    plan = plan_run(with_buffer(request, opened.buffer_m), provider, settings)
+    with returned_memory(), scratch_rows(opened, windows, target.out, row_options) as table:
         check_places(plan, table)
         on_planned(plan, table)
         plan = lock_weights(plan, settings, OutputFolder(target.out).locked_weights())
@@ -89,6 +91,16 @@ def export(
             settings=settings,
         )
         return exporter.run()
+
+
+def with_buffer(request: RunRequest, buffer_m: float | None) -> RunRequest:
+    """``request`` with the buffer that its places state; SpecError where its config says another one."""
+    stated = request.config.buffer_m
+    if buffer_m is None or stated == buffer_m:
+        return request
+    if stated is not None:
+        raise SpecError(f"the places have a buffer of {buffer_m:g} m, buffer_m is {stated:g}; give one of the two")
+    return request.with_config(buffer_m=buffer_m)
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from rsembed.api import export_batch
 from rsembed.core.errors import ExportError, ProviderError
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.specs import TemporalSpec
+from rsembed.exporting import export_batch
 from rsembed.pipelines.request import ExportConfig, ExportTarget
 from rsembed.testing.null import NullProvider, request_seed
 

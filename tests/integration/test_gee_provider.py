@@ -15,11 +15,12 @@ pytest.importorskip("ee")
 
 from google.oauth2.credentials import Credentials
 
-from rsembed.api import export_batch, get_embedding
+from rsembed.api import get_embedding
 from rsembed.core.errors import AuthError, QuotaError, TooComplexError, TransientProviderError
 from rsembed.core.fetching import CloudPolicy, FetchRecipe, FetchRequest, Grid
 from rsembed.core.patch import Patch
 from rsembed.core.specs import PointBuffer, TemporalSpec, Window
+from rsembed.exporting import export_batch
 from rsembed.pipelines.request import ExportModelRequest, ExportTarget
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import ALPHAEARTH, collection_info

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rsembed.api import export_batch, get_embedding, get_embeddings_batch
+from rsembed.api import get_embedding, get_embeddings_batch
 from rsembed.core.errors import ProviderError, RowError, SpecError
 from rsembed.core.patch import Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import BBox, OutputSpec, PointBuffer, TemporalSpec
+from rsembed.exporting import export_batch
 from rsembed.inspection import inspect_model_input
 from rsembed.pipelines.plan import lock_weights, plan_run
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget, RunRequest

@@ -191,7 +191,7 @@ def export(out: Path, **options: Any) -> Any:
         "spatials": PLACES, "temporal": TEMPORAL, "models": ["null"], "target": ExportTarget.dataset(out),
         "backend": NullProvider(), "device": "cpu", "config": ExportConfig(batch_size=1, buffer_m=40.0),
     }  # fmt: skip
-    return api.export_batch(**(given | options))
+    return rsembed.export_batch(**(given | options))
 
 
 def test_export_batch_when_run_then_rows_equal_single_embeddings(tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""The life of a per-item export: what is there stays, what lacks is worked out and written, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsembed.core.errors import ExportArgumentError
+from rsembed.pipelines.layouts.entries import Entries, Manifest, status_of, utc_now
+from rsembed.pipelines.layouts.hidden import PER_ITEM_FOLDER, HiddenState
+from rsembed.pipelines.layouts.items import Items
+from rsembed.pipelines.layouts.job import (
+    LAYOUT_VERSION,
+    LayoutJob,
+    check_place,
+    failure_error,
+    interned,
+    stops_as_export_error,
+)
+from rsembed.pipelines.layouts.outcomes import HiddenRun, ItemOutcome
+from rsembed.pipelines.layouts.per_item import ItemFiles, render_item
+from rsembed.pipelines.layouts.work import do_work, needs_pixels, planned_portions, refetch_lost
+from rsembed.pipelines.output_folder import OutputFolder
+from rsembed.pipelines.plan import RunPlan
+from rsembed.pipelines.targets import EXTENSIONS, PerItemTarget
+
+
+@dataclass(frozen=True)
+class LayoutResult:
+    """How an export into a layout ended. ``files``: the arrays' files; ``skipped``: items that were there already."""
+
+    manifests: list[Manifest]
+    files: tuple[Path, ...]
+    skipped: int
+    requests: int
+    cached: int
+
+    @property
+    def n_failed(self) -> int:
+        """Items of which some model has no result."""
+        return sum(manifest["status"] != "ok" for manifest in self.manifests)
+
+
+def export_per_item(job: LayoutJob, target: PerItemTarget) -> LayoutResult:
+    """Write one file and one sidecar per item; the same call again does what lacks, and tries again what failed.
+
+    Raises before any work for a wrong request, ExportError where the folder cannot be used; with
+    ``continue_on_error=False`` ModelError or ProviderError at the end, when all is saved that could be.
+    """
+    check_place(target.out_dir)
+    items = job.items()
+    names = target.names or tuple(f"p{index:05d}" for index in range(len(items)))
+    if len(names) != len(items):
+        raise ExportArgumentError(f"{len(names)} names were given for {len(items)} items; give one each")
+    plan = job.plan(items)
+    with stops_as_export_error(target.out_dir):
+        result = _ItemExport(job, items, plan, names, target.out_dir).run()
+    if not plan.config.continue_on_error:
+        for manifest in result.manifests:
+            for entry in manifest["models"]:
+                if entry["status"] != "ok":
+                    raise failure_error(entry, f"point {manifest['point_index']} ({manifest['spatial']})")
+    return result
+
+
+class _ItemExport:
+    """One call's way through a folder."""
+
+    def __init__(self, job: LayoutJob, items: Items, plan: RunPlan, names: tuple[str, ...], folder: Path) -> None:
+        self._job, self._items, self._plan = job, items, plan
+        self._state = HiddenState(folder / PER_ITEM_FOLDER, folder)
+        config = plan.config
+        spec = job.spec(plan, "per_item")
+        self._files = ItemFiles(self._state.store, names, config.format, items, spec, config.save_manifest)
+        self._fingerprint = job.fingerprint(plan, spec, items, names)
+        self._entries: Entries = job.entries(plan)
+        self._manifests: dict[int, Manifest] = {}
+
+    def run(self) -> LayoutResult:
+        """Do what lacks."""
+        with self._state.locked():
+            if not self._plan.config.resume:
+                self._state.forget(self._fingerprint)
+            there = self._there() if self._plan.config.resume else set()
+            lacking = [index for index in range(len(self._items)) if index not in there]
+            requests = cached = 0
+            if lacking:
+                covers = self._state.covers(self._fingerprint)
+                if covers is None or not set(lacking) <= set(covers):
+                    covers = lacking
+                    self._state.forget(self._fingerprint)
+                    self._state.set_covers(self._fingerprint, covers)
+                self._state.write_index(self._index("running"))
+                with planned_portions(self._plan, self._items, covers) as portions:
+                    job = self._job
+                    done = do_work(portions, self._folder_of, job.provider, job.settings, job.progress)
+                    requests, cached = done.requests, done.cached
+                    self._render(done.runs, frozenset(lacking))
+            manifests = [self._manifests[index] for index in range(len(self._items))]
+            self._state.write_index(self._index(status_of(manifests)))
+            self._state.forget()
+        files = tuple(self._files.arrays(index) for index in range(len(self._items)))
+        return LayoutResult(manifests, files, len(there), requests, cached)
+
+    def _folder_of(self, number: int) -> OutputFolder:
+        return self._state.portion(self._fingerprint, number)
+
+    def _there(self) -> set[int]:
+        """Items that need nothing done; their manifests are noted."""
+        for index in range(len(self._items)):
+            found = self._files.settled(index)
+            if found is not None:
+                path = str(self._files.arrays(index))
+                self._manifests[index] = interned(found, self._entries)
+                self._manifests[index] |= {"resume_skipped": True, "resume_output_path": path}
+        return set(self._manifests)
+
+    def _render(self, runs: Sequence[HiddenRun], lacking: frozenset[int]) -> None:
+        progress = self._job.progress
+        progress.start({"write": len(lacking)})
+        try:
+            for run in runs:
+                for shard in range(run.n_shards):
+                    for outcome in self._outcomes(run, shard, lacking):
+                        self._write(outcome)
+                        progress.advance("write", 1)
+                    run.drop_packs(shard)
+        finally:
+            for run in runs:
+                run.close()
+            progress.finish()
+
+    def _outcomes(self, run: HiddenRun, shard: int, lacking: frozenset[int]) -> Iterator[ItemOutcome]:
+        slots = [slot for slot, index in enumerate(run.item_numbers(shard)) if index in lacking]
+        if slots and needs_pixels(self._plan):
+            refetch_lost(run, shard, slots, self._job.provider, self._job.settings)
+        yield from run.items(shard, slots)
+
+    def _write(self, outcome: ItemOutcome) -> None:
+        config = self._plan.config
+        arrays, manifest = render_item(
+            outcome,
+            self._items,
+            self._entries,
+            device=self._job.request.device,
+            save_inputs=config.save_inputs,
+            save_embeddings=config.save_embeddings,
+        )
+        manifest["request_fingerprint"] = self._files.fingerprint(outcome.index)
+        self._manifests[outcome.index] = self._files.put(outcome.index, arrays, manifest)
+
+    def _index(self, status: str) -> Manifest:
+        """Which files make up the export, so that those of earlier ones are not taken for it."""
+        extension = EXTENSIONS[self._plan.config.format]
+        return {
+            "layout": "per_item",
+            "version": LAYOUT_VERSION,
+            "status": status,
+            "written_at": utc_now(),
+            "request_fingerprint": self._fingerprint,
+            "n_items": len(self._items),
+            "models": [model.label for model in self._plan.models],
+            "files": [name + extension for name in self._files.names],
+        }
