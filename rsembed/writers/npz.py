@@ -55,7 +55,7 @@ def _spill_vectors(store: BlobStore, parts: Sequence[str], place: NDArray[np.int
     first = 0
     for part in parts:
         with store.open(part) as handle:
-            for batch in pq.ParquetFile(handle).iter_batches(batch_size=1024, columns=["embedding"]):
+            for batch in pq.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=1024, columns=["embedding"]):
                 column = batch.column(0)
                 flat = np.full((len(column), kind.list_size), np.nan, dtype=dtype)
                 flat[~column.is_null().to_numpy(zero_copy_only=False)] = (
