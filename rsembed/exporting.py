@@ -13,6 +13,7 @@ from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.layouts.dataset import export_dataset
+from rsembed.pipelines.layouts.export_combined import export_combined
 from rsembed.pipelines.layouts.export_items import export_per_item
 from rsembed.pipelines.layouts.job import LayoutJob
 from rsembed.pipelines.progress import ProgressListener
@@ -160,6 +161,8 @@ def export_batch(
         return export_per_item(job, target).manifests
     if isinstance(target, DatasetTarget):
         return export_dataset(job, target)
+    if isinstance(target, CombinedTarget):
+        return export_combined(job, target).manifests[0]
     raise ExportArgumentError(f"target must be made by ExportTarget, got {target!r}")
 
 

@@ -170,6 +170,10 @@ class Entries:
         issues = [text for text in report.warnings if not text.endswith("has no imagery")]
         return {"ok": report.ok and not issues, "report": {"issues": issues, "valid_fraction": report.valid_fraction}}
 
+    def is_settled(self, outcome: ModelOutcome) -> bool:
+        """Whether a result that is not there would not be there the next time."""
+        return outcome.status.value in SETTLED
+
     def error(self, outcome: ModelOutcome, inspection: Manifest | None) -> str | None:
         """Why there is no result; None where there is one."""
         if outcome.failure is not None:
@@ -192,6 +196,11 @@ def status_of(entries: Sequence[Manifest]) -> str:
     if all(status == "ok" for status in found):
         return "ok"
     return "failed" if all(status == "failed" for status in found) else "partial"
+
+
+def is_combined_settled(manifest: Manifest) -> bool:
+    """Whether asking again would change nothing in a combined manifest."""
+    return manifest.get("unsettled") is False and not manifest.get("resume_incomplete")
 
 
 def is_settled(entries: object) -> bool:

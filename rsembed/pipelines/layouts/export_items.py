@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rsembed.core.errors import ExportArgumentError
@@ -13,6 +12,7 @@ from rsembed.pipelines.layouts.items import Items
 from rsembed.pipelines.layouts.job import (
     LAYOUT_VERSION,
     LayoutJob,
+    LayoutResult,
     check_place,
     failure_error,
     interned,
@@ -24,22 +24,6 @@ from rsembed.pipelines.layouts.work import do_work, needs_pixels, planned_portio
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import RunPlan
 from rsembed.pipelines.targets import EXTENSIONS, PerItemTarget
-
-
-@dataclass(frozen=True)
-class LayoutResult:
-    """How an export into a layout ended. ``files``: the arrays' files; ``skipped``: items that were there already."""
-
-    manifests: list[Manifest]
-    files: tuple[Path, ...]
-    skipped: int
-    requests: int
-    cached: int
-
-    @property
-    def n_failed(self) -> int:
-        """Items of which some model has no result."""
-        return sum(manifest["status"] != "ok" for manifest in self.manifests)
 
 
 def export_per_item(job: LayoutJob, target: PerItemTarget) -> LayoutResult:

@@ -55,6 +55,15 @@ class Items:
         found: str = self.table.column("id")[index].as_py()
         return found
 
+    def ids(self) -> list[str]:
+        """The ids of all items."""
+        found: list[str] = self.table.column("id").to_pylist()
+        return found
+
+    def spatial_json(self, index: int) -> Json:
+        """The place of an item, as a manifest has it."""
+        return to_json(self.spatial(index))
+
     def place_text(self, index: int) -> str:
         """Where and when, as text that is the same in every process."""
         return canonical({"spatial": to_json(self.spatial(index)), "window": to_json(self.window(index))})

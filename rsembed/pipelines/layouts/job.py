@@ -82,6 +82,22 @@ class LayoutJob:
         return Entries(plan, self.request.output)
 
 
+@dataclass(frozen=True)
+class LayoutResult:
+    """How an export into a layout ended. ``files``: the arrays' files; ``skipped``: items that were there already."""
+
+    manifests: list[Manifest]
+    files: tuple[Path, ...]
+    skipped: int
+    requests: int
+    cached: int
+
+    @property
+    def n_failed(self) -> int:
+        """Items of which some model has no result."""
+        return sum(manifest["status"] != "ok" for manifest in self.manifests)
+
+
 def _check_keys(labels: list[str]) -> None:
     known: dict[str, str] = {}
     for label in labels:

@@ -167,6 +167,19 @@ class HiddenRun:
                 found[model.label] = [_extent(model, unit, grids[slot], slot) for slot in range(len(grids))]
         return found
 
+    def vector_shapes(self, label: str) -> set[tuple[int, ...]]:
+        """The shapes of a model's vectors that are there."""
+        config = self.plan.config
+        found: set[tuple[int, ...]] = set()
+        for part in range(-(-self.n_shards // config.shards_per_part)):
+            with self.folder.store.open(self.folder.part_name(label, part)) as handle:
+                file = pq.ParquetFile(handle)
+                if "grid_shape" not in file.schema_arrow.names:
+                    return {(int(file.schema_arrow.field("embedding").type.list_size),)}
+                shapes = file.read(columns=["grid_shape"]).column(0).drop_null().to_pylist()
+                found.update(tuple(shape) for shape in shapes)
+        return found
+
     def _row(self, label: str, index: int, slot: int) -> pa.Table | None:
         """One row of a model's dataset; None where nothing was embedded."""
         config = self.plan.config
