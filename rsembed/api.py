@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.card import OptionValue, Recipe
-from rsembed.core.embedding import Embedding, RowStatus
-from rsembed.core.errors import ModelError, ProviderError, RSEmbedError, SpecError
-from rsembed.core.serialization import to_json
+from rsembed.core.embedding import Embedding
 from rsembed.core.settings import Settings
-from rsembed.core.specs import (
-    BBox,
-    FetchSpec,
-    InputPrepSpec,
-    OutputSpec,
-    PointBuffer,
-    SensorSpec,
-    Spatial,
-    TemporalSpec,
-    Window,
-)  # fmt: skip
+from rsembed.core.specs import FetchSpec, OutputSpec, SensorSpec, Spatial, TemporalSpec
+from rsembed.embedders.base import Precision
 from rsembed.embedders.describe import describe_model_class
 from rsembed.embedders.registry import REGISTRY
-from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
-from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
-from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places
+from rsembed.pipelines.calls import embed_call
+from rsembed.pipelines.keywords import Backend, CallSettings, InputPrep, OnError
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.factory import make_provider
-from rsembed.tools.temporal import last_complete_year
 from rsembed.tools.tiling import Context
-
-Device = str
-InputPrep = InputPrepSpec | Literal["tile", "resize", "auto"]
-Temporal = TemporalSpec | None
 
 
 def list_models(include_aliases: bool = False) -> list[str]:
@@ -67,7 +47,7 @@ _PROVIDERS: dict[tuple[object, ...], ProviderBase] = {}
 
 
 def get_provider(
-    backend: str | ProviderBase = "auto", *, catalog: str | Path | None = None, source: object = None, **declared: Any
+    backend: Backend | None = "auto", *, catalog: str | Path | None = None, source: object = None, **declared: Any
 ) -> ProviderBase:
     """The provider behind ``backend``, to be given as ``backend=`` to the other functions.
 
@@ -77,6 +57,8 @@ def get_provider(
     :class:`rsembed.providers.raster.RasterProvider`). A provider object is returned as it is; one
     without a source is opened once in this process for equal arguments.
     """
+    if backend is None:
+        backend = "auto"
     if not isinstance(backend, str):
         return backend
     settings = Settings.from_environment()
@@ -88,171 +70,134 @@ def get_provider(
     return _PROVIDERS[key]
 
 
-def get_embedding(model: str, *, spatial: Spatial, input_chw: NDArray[Any] | None = None, **options: Any) -> Embedding:
+def get_embedding(
+    model: str,
+    *,
+    spatial: Spatial,
+    temporal: TemporalSpec | None = None,
+    sensor: SensorSpec | None = None,
+    fetch: FetchSpec | None = None,
+    modality: str | None = None,
+    output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
+    backend: Backend | None = "auto",
+    device: str = "auto",
+    input_prep: InputPrep | None = None,
+    input_chw: NDArray[Any] | None = None,
+    recipe: Recipe = "authors",
+    context: Context | None = None,
+    precision: Precision = "fp32",
+    threads: int = 1,
+    fetch_workers: int = 8,
+    catalog: str | Path | None = None,
+    cache: bool = True,
+    on_error: OnError = "raise",
+    **options: OptionValue,
+) -> Embedding:
     """The embedding of one place and time; see :func:`get_embeddings_batch` for the keywords.
 
     ``input_chw``: the user's own pixels instead of a fetch: raw provider values, (C, H, W) or
     (T, C, H, W), bands in the order of the model's card. Returns float32 ``(D,)`` or ``(D, H, W)``.
     """
-    arrays = None if input_chw is None else [input_chw]
-    # Nobody waits for empty slots; a batch size that a Model was given is for its batches.
-    return get_embeddings_batch(model, spatials=[spatial], input_chws=arrays, **(options | {"batch_size": 1}))[0]
+    call = CallSettings(
+        sensor=sensor,
+        fetch=fetch,
+        modality=modality,
+        output=output,
+        backend=backend,
+        device=device,
+        input_prep=input_prep,
+        recipe=recipe,
+        context=context,
+        precision=precision,
+        threads=threads,
+        fetch_workers=fetch_workers,
+        catalog=catalog,
+        cache=cache,
+        on_error=on_error,
+        options=options,
+    )
+    return embed_one(model, spatial, temporal, call, input_chw)
 
 
 def get_embeddings_batch(
     model: str,
     *,
     spatials: Sequence[Spatial],
-    temporal: Temporal = None,
+    temporal: TemporalSpec | None = None,
     sensor: SensorSpec | None = None,
     fetch: FetchSpec | None = None,
     modality: str | None = None,
     output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
-    backend: str | ProviderBase = "auto",
-    device: Device = "auto",
+    backend: Backend | None = "auto",
+    device: str = "auto",
     input_prep: InputPrep | None = None,
     input_chws: Sequence[NDArray[Any]] | None = None,
     batch_size: int | None = None,
     recipe: Recipe = "authors",
     context: Context | None = None,
-    precision: Literal["fp32", "bf16", "tf32"] = "fp32",
+    precision: Precision = "fp32",
     threads: int = 1,
     fetch_workers: int = 8,
     catalog: str | Path | None = None,
     cache: bool = True,
-    on_error: Literal["raise", "nan"] = "raise",
+    on_error: OnError = "raise",
     **options: OptionValue,
 ) -> list[Embedding]:
     """Embeddings of several places, in their order; one path with :func:`get_embedding`.
 
-    ``temporal`` None: the last complete year, with a warning. ``options``: the model's own
+    ``temporal`` None: the last complete year, with a warning. ``sensor`` says all of what is fetched,
+    ``fetch`` changes single settings of the card; never both. ``options``: the model's own
     settings (``rsembed describe MODEL`` lists them). ``on_error``: a place that fails or has no
     imagery raises (after the others were tried), or becomes NaN with the reason in its ``meta``.
     ``cache``: use and keep fetched pixels in the user's cache folder (``rsembed cache``).
 
     Raises ModelError or SpecError for a wrong request, ProviderError when imagery cannot be had.
     """
-    spatials = _checked_spatials(spatials)
-    if on_error not in ("raise", "nan"):
-        raise ModelError(f"on_error must be 'raise' or 'nan', got {on_error!r}")
-    window, defaulted = _window(temporal)
-    request = RunRequest(
-        models=(ExportModelRequest(model, sensor, fetch, modality, options),),
+    call = CallSettings(
+        sensor=sensor,
+        fetch=fetch,
+        modality=modality,
         output=output,
-        config=ExportConfig(
-            batch_size=batch_size,
-            recipe=recipe,
-            context=context,
-            precision=precision,
-            threads=threads,
-            fetch_workers=fetch_workers,
-            input_prep=_prep(input_prep),
-        ),
+        backend=backend,
         device=device,
+        input_prep=input_prep,
+        batch_size=batch_size,
+        recipe=recipe,
+        context=context,
+        precision=precision,
+        threads=threads,
+        fetch_workers=fetch_workers,
+        catalog=catalog,
+        cache=cache,
+        on_error=on_error,
+        options=options,
     )
-    settings = Settings.from_environment().with_input_cache(cache)
-    if input_chws is not None:
-        planned = with_weights(plan_model(request.models[0], request, settings), settings)
-        windows = [window] * len(spatials)
-        answers = embed_arrays(planned, input_chws, spatials, windows, threads=threads)
-        origin: dict[str, object] = {"backend": "array"}
-    else:
-        provider = get_provider(backend, catalog=catalog)
-        plan = lock_weights(plan_run(request, provider, settings), settings)
-        planned = plan.models[0]
-        answers = embed_places(plan, spatials, window, provider, settings)
-        about = plan.provider if isinstance(plan.provider, Mapping) else {}
-        origin = {"backend": about.get("backend", provider.name), "provider": plan.provider}
-    meta = _meta(planned, window, defaulted, request) | origin
-    return [_embedding(planned, answer, meta, spatials[i], i, on_error) for i, answer in enumerate(answers)]
+    return embed_several(model, spatials, temporal, call, input_chws)
 
 
-def _checked_spatials(spatials: Sequence[Spatial]) -> list[Spatial]:
-    if isinstance(spatials, (str, bytes)) or not isinstance(spatials, Sequence) or not spatials:
-        raise ModelError(f"spatials must be a non-empty list of PointBuffer or BBox, got {spatials!r}")
-    for spatial in spatials:
-        if not isinstance(spatial, (PointBuffer, BBox)):
-            raise ModelError(f"a spatial must be a PointBuffer or a BBox, got {spatial!r}")
-    return list(spatials)
+def embed_several(
+    model: str,
+    spatials: Sequence[Spatial],
+    temporal: TemporalSpec | None,
+    call: CallSettings,
+    input_chws: Sequence[NDArray[Any]] | None = None,
+) -> list[Embedding]:
+    """:func:`get_embeddings_batch` with its keywords as one value."""
+    provider = lambda: get_provider(call.backend, catalog=call.catalog)  # noqa: E731 - opened only where it is needed
+    return embed_call(model, spatials, temporal, call, input_chws, provider)
 
 
-def _prep(input_prep: InputPrep | None) -> InputPrepSpec:
-    if input_prep is None:
-        return InputPrepSpec()
-    return InputPrepSpec(input_prep) if isinstance(input_prep, str) else input_prep
-
-
-def _window(temporal: Temporal) -> tuple[Window, bool]:
-    if temporal is not None:
-        if not isinstance(temporal, TemporalSpec):
-            raise SpecError(
-                f"temporal must be TemporalSpec.year(2022) or TemporalSpec.range(start, end), got {temporal!r}"
-            )
-        return temporal.window, False
-    window = last_complete_year(dt.datetime.now(dt.UTC).date())
-    warnings.warn(f"no temporal was given: the last complete year is used ({window})", UserWarning, stacklevel=4)
-    return window, True
-
-
-def _meta(model: ModelPlan, window: Window, defaulted: bool, request: RunRequest) -> dict[str, Any]:
-    embedder, config = model.embedder, model.embedder.config
-    contract = embedder.contract
-    return {
-        "model": embedder.card.id,
-        "type": embedder.card.kind,
-        "source": embedder.card.source,
-        "options": to_json(config.options),
-        "recipe": config.recipe,
-        "modality": config.modality,
-        "sensor": to_json(contract),
-        "fetch": to_json(model.recipe),
-        "temporal": {"start": window.start.isoformat(), "end": window.end.isoformat(), "default": defaulted},
-        "output": to_json(config.output),
-        "image_size": contract.image_size,
-        "input_prep": {"requested_mode": request.config.prep.mode},
-        "context": config.context,
-        "precision": config.precision,
-        "device": model.device,
-        "weights": None if model.weights is None else model.weights.to_json(),
-    }
-
-
-def _embedding(
-    model: ModelPlan, answer: RowAnswer, meta: Mapping[str, Any], spatial: Spatial, index: int, on_error: str
+def embed_one(
+    model: str,
+    spatial: Spatial,
+    temporal: TemporalSpec | None,
+    call: CallSettings,
+    input_chw: NDArray[Any] | None = None,
 ) -> Embedding:
-    record = answer.record
-    about = dict(meta) | {
-        "status": record.status.value,
-        "spatial": to_json(spatial),
-        "n_images": record.n_images,
-        "valid_fraction": record.valid_fraction,
-        "frame_dates": to_json(record.frame_dates),
-        "n_bins": len(record.frame_dates),
-        "n_frames": sum(day is not None for day in record.frame_dates),
-        "scene_ids": list(record.scene_ids),
-        "grid": answer.georeference(),
-        "first_date": to_json(record.first_date),
-        "last_date": to_json(record.last_date),
-        "error": None if record.failure is None else to_json(record.failure),
-    }
-    if answer.vector is not None:
-        return Embedding(answer.vector, about)
-    if on_error == "nan":
-        return Embedding(np.full(model.embedder.dim, np.nan, dtype=np.float32), about)
-    raise _why(model, answer, spatial, index)
-
-
-def _why(model: ModelPlan, answer: RowAnswer, spatial: Spatial, index: int) -> RSEmbedError:
-    failure = answer.record.failure
-    if answer.record.status is RowStatus.NO_DATA:
-        return ProviderError(
-            f"No images found for spatials[{index}] ({spatial}) in {model.recipe.collection}; widen the window, "
-            "relax the cloud filter or choose another place"
-        )
-    text = "unknown reason" if failure is None else failure.message
-    if failure is not None and failure.stage == "infer":
-        return ModelError(f"spatials[{index}] ({spatial}): {text}")
-    return ProviderError(f"spatials[{index}] ({spatial}): {text}")
+    """:func:`get_embedding` with its keywords as one value."""
+    # Nobody waits for empty slots; a batch size that a Model was given is for its batches.
+    alone = call.changed({"batch_size": 1})
+    return embed_several(model, [spatial], temporal, alone, None if input_chw is None else [input_chw])[0]
 
 
 __all__ = [

@@ -12,10 +12,12 @@ from rsembed.core.errors import ExportArgumentError, ModelError, SpecError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
+from rsembed.pipelines.keywords import Backend, check_backend, checked_temporal, model_requests
 from rsembed.pipelines.layouts.dataset import export_dataset
 from rsembed.pipelines.layouts.export_combined import export_combined
 from rsembed.pipelines.layouts.export_items import export_per_item
 from rsembed.pipelines.layouts.job import LayoutJob
+from rsembed.pipelines.plan import configured
 from rsembed.pipelines.progress import ProgressListener
 from rsembed.pipelines.request import (
     CombinedTarget,
@@ -30,7 +32,6 @@ from rsembed.pipelines.request import (
 from rsembed.pipelines.rows.table import RowOptions
 from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.progress_bars import progress_for
-from rsembed.providers.base import ProviderBase
 
 Manifest = dict[str, Any]
 """What the JSON beside an export says; JSON at the edge."""
@@ -46,7 +47,7 @@ def export_batch(
     target: DatasetTarget,
     config: ExportConfig = ...,
     output: OutputSpec = ...,
-    backend: str | ProviderBase = ...,
+    backend: Backend | None = ...,
     device: str = ...,
     sensor: SensorSpec | None = None,
     fetch: FetchSpec | None = None,
@@ -69,7 +70,7 @@ def export_batch(
     target: PerItemTarget,
     config: ExportConfig = ...,
     output: OutputSpec = ...,
-    backend: str | ProviderBase = ...,
+    backend: Backend | None = ...,
     device: str = ...,
     sensor: SensorSpec | None = None,
     fetch: FetchSpec | None = None,
@@ -92,7 +93,7 @@ def export_batch(
     target: CombinedTarget,
     config: ExportConfig = ...,
     output: OutputSpec = ...,
-    backend: str | ProviderBase = ...,
+    backend: Backend | None = ...,
     device: str = ...,
     sensor: SensorSpec | None = None,
     fetch: FetchSpec | None = None,
@@ -114,7 +115,7 @@ def export_batch(
     target: ExportTarget,
     config: ExportConfig = ExportConfig(),  # noqa: B008 - frozen value
     output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
-    backend: str | ProviderBase = "auto",
+    backend: Backend | None = "auto",
     device: str = "auto",
     sensor: SensorSpec | None = None,
     fetch: FetchSpec | None = None,
@@ -148,8 +149,11 @@ def export_batch(
         config = replace(config, input_prep=input_prep)
     settings = Settings.from_environment().with_input_cache(cache)
     row_options = RowOptions(id_column=id_column, skip_bad_rows=config.skip_bad_rows)
+    request = RunRequest(model_requests(models, sensor, fetch, modality), output, config, device)
+    for model in request.models:
+        check_backend(configured(model, request), backend)
     job = LayoutJob(
-        RunRequest(_requests(models, sensor, fetch, modality), output, config, device),
+        request,
         spatials,
         WindowPolicy(default=_windows(temporal), around_days=around_days),
         get_provider(backend, catalog=catalog),
@@ -182,35 +186,6 @@ def _check_kinds(spatials: object, target: object, config: object, output: objec
         raise SpecError("an export holds pooled vectors; grids come from get_embedding(..., output=OutputSpec.grid())")
 
 
-def _requests(
-    models: Sequence[str | ExportModelRequest],
-    sensor: SensorSpec | None,
-    fetch: FetchSpec | None,
-    modality: str | None,
-) -> tuple[ExportModelRequest, ...]:
-    if isinstance(models, (str, ExportModelRequest)) or not models:
-        raise ModelError(f"models must be a non-empty list, got {models!r}")
-    if sensor is not None and fetch is not None:
-        raise ModelError("give sensor or fetch, not both")
-    found = []
-    for model in models:
-        if not isinstance(model, (str, ExportModelRequest)):
-            raise ModelError(f"a model must be a name or an ExportModelRequest, got {model!r}")
-        request = ExportModelRequest.parse(model) if isinstance(model, str) else model
-        found.append(
-            replace(
-                request,
-                sensor=request.sensor or (sensor if request.fetch is None else None),
-                fetch=request.fetch or (fetch if request.sensor is None else None),
-                modality=request.modality or modality,
-            )
-        )
-    return tuple(found)
-
-
 def _windows(temporal: Temporal) -> tuple[Any, ...]:
     given = [temporal] if isinstance(temporal, TemporalSpec) else list(temporal or [])
-    for each in given:
-        if not isinstance(each, TemporalSpec):
-            raise SpecError(f"temporal must be TemporalSpec.year(2022) or TemporalSpec.range(start, end), got {each!r}")
-    return tuple(each.window for each in given)
+    return tuple(checked_temporal(each).window for each in given)

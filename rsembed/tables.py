@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -14,9 +13,11 @@ import pyarrow.parquet as pq
 from rsembed.api import get_provider
 from rsembed.core.card import OptionValue, Recipe
 from rsembed.core.errors import ModelError, SpecError
+from rsembed.core.notices import warn_user
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
+from rsembed.pipelines.keywords import Backend
 from rsembed.pipelines.request import DatasetTarget, ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows.formats_memory import is_data_frame
 from rsembed.pipelines.rows.places import GEOMETRY_NAMES, LAT_NAMES, LON_NAMES
@@ -24,7 +25,6 @@ from rsembed.pipelines.rows.source import find_column
 from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import export
 from rsembed.progress_bars import progress_for
-from rsembed.providers.base import ProviderBase
 from rsembed.tools.tiling import Context
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def embed(
     around_days: int | None = None,
     out: str | Path | None = None,
     buffer_m: float | None = None,
-    backend: str | ProviderBase = "auto",
+    backend: Backend | None = "auto",
     catalog: str | Path | None = None,
     device: str = "auto",
     recipe: Recipe = "authors",
@@ -87,7 +87,7 @@ def embed(
         return cast("T", _with_answers(frame, {}, {}))
     window = TemporalSpec.year(year) if year is not None else temporal
     if window is None and around_days is None and not _says_when(frame):
-        warnings.warn("neither year nor temporal was given: the last complete year is used", UserWarning, stacklevel=2)
+        warn_user("neither year nor temporal was given: the last complete year is used")
     config = ExportConfig(
         batch_size=batch_size,
         threads=threads,

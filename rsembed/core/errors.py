@@ -8,6 +8,8 @@
     ├── ModelError           unknown model or option, wrong shape      (permanent)
     │   ├── ExportArgumentError  an export's target or config is wrong; also a SpecError
     │   ├── UnknownModelError
+    │   ├── ArgumentError    an argument is of the wrong kind; a SpecError, too
+    │   │   └── ExportArgumentError  the same in target or config of an export
     │   ├── DeviceError      the device failed, not the row            (permanent)
     │   └── WeightsError     file missing, truncated or half-matching  (permanent)
     │       └── WeightsUnreachableError  their server did not answer   (transient)
@@ -60,10 +62,14 @@ class UnknownModelError(ModelError):
     """No model of that name; the message suggests the nearest ones."""
 
 
-class ExportArgumentError(ModelError, SpecError):
-    """The target or config of an export is wrong; found before any work. Both kinds catch it."""
+class ArgumentError(ModelError, SpecError):
+    """An argument of a public function is of the wrong kind; found before any work. Both kinds catch it."""
 
     error_class = "bad_request"
+
+
+class ExportArgumentError(ArgumentError):
+    """The target or config of an export is wrong; found before any work."""
 
 
 class DeviceError(ModelError):

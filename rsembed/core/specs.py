@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal
 
 from rsembed.core.errors import SpecError
@@ -25,7 +26,19 @@ def _require_wgs84(crs: str) -> None:
 
 def _is_finite(value: object) -> bool:
     """Whether ``value`` is a number, and neither NaN nor infinite."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _plain(spec: object, *names: str) -> None:
+    """Turn other numbers, such as numpy's, into Python's own: specs then print and serialise alike."""
+    for name in names:
+        value = getattr(spec, name)
+        kind: type = type(value)
+        if isinstance(value, Real) and kind not in (int, float, bool):
+            object.__setattr__(spec, name, float(value))
 
 
 def _require_lonlat(lon: float, lat: float) -> None:
@@ -53,6 +66,7 @@ class PointBuffer:
         _require_lonlat(self.lon, self.lat)
         if self.buffer_m is not None and not (_is_finite(self.buffer_m) and self.buffer_m > 0):
             raise SpecError(f"buffer_m must be a positive number of metres, got {self.buffer_m!r}")
+        _plain(self, "lon", "lat", "buffer_m")
 
     def validate(self) -> None:
         """Kept for callers of the seed API: a value that exists is valid."""
@@ -69,6 +83,7 @@ class BBox:
     crs: str = EPSG_4326
 
     def __post_init__(self) -> None:
+        _plain(self, "minlon", "minlat", "maxlon", "maxlat")
         _require_wgs84(self.crs)
         _require_lonlat(self.minlon, self.minlat)
         _require_lonlat(self.maxlon, self.maxlat)
@@ -146,13 +161,16 @@ class TemporalSpec:
     def __post_init__(self) -> None:
         if self.mode not in ("year", "range"):
             raise SpecError(f"mode must be 'year' or 'range', got {self.mode!r}")
-        Window(parse_date(self.start, "start"), parse_date(self.end, "end"))
+        window = Window(parse_date(self.start, "start"), parse_date(self.end, "end"))
+        object.__setattr__(self, "start", window.start.isoformat())
+        object.__setattr__(self, "end", window.end.isoformat())
 
     @classmethod
     def year(cls, year: int) -> TemporalSpec:
         """The calendar year ``year`` (1..9998): ``[year-01-01, year+1-01-01)``."""
-        if isinstance(year, bool) or not isinstance(year, int) or not 1 <= year <= 9998:
+        if isinstance(year, bool) or not isinstance(year, Integral) or not 1 <= year <= 9998:
             raise SpecError(f"year must be a whole number from 1 to 9998, got {year!r}")
+        year = int(year)
         return cls("year", f"{year:04d}-01-01", f"{year + 1:04d}-01-01")
 
     @classmethod
@@ -174,10 +192,15 @@ def _require_scale(scale_m: float) -> None:
         raise SpecError(f"scale_m must be a positive number of metres, got {scale_m!r}")
 
 
+def _require_fill(fill_value: object) -> None:
+    if not _is_finite(fill_value):
+        raise SpecError(f"fill_value must be a finite number in raw units, got {fill_value!r}")
+
+
 def _require_cloudy(cloudy_pct: object) -> None:
     if cloudy_pct is None:
         return
-    if not (isinstance(cloudy_pct, (int, float)) and _is_finite(cloudy_pct) and 0 <= cloudy_pct <= 100):
+    if not (isinstance(cloudy_pct, Real) and _is_finite(cloudy_pct) and 0 <= float(cloudy_pct) <= 100):
         raise SpecError(f"cloudy_pct must lie in 0..100 per cent or be None, got {cloudy_pct!r}")
 
 
@@ -214,18 +237,30 @@ class SensorSpec:
     s1_relax_iw_on_empty: bool = True
 
     def __post_init__(self) -> None:
-        if not self.collection:
-            raise SpecError("collection must be named, got an empty string")
-        if isinstance(self.bands, str):
-            raise SpecError(f"bands must be a sequence of names, got the string {self.bands!r}")
+        if not isinstance(self.collection, str) or not self.collection.strip():
+            raise SpecError(f"collection must be named, got {self.collection!r}")
+        if isinstance(self.bands, str) or not isinstance(self.bands, Iterable):
+            raise SpecError(f"bands must be a sequence of names, got the {type(self.bands).__name__} {self.bands!r}")
         object.__setattr__(self, "bands", tuple(self.bands))
         if not self.bands:
             raise SpecError("bands must name at least one band")
+        for band in self.bands:
+            if not isinstance(band, str) or not band.strip():
+                raise SpecError(f"a band must be a name, got {band!r}")
         _require_scale(self.scale_m)
+        _require_fill(self.fill_value)
+        _plain(self, "scale_m", "cloudy_pct", "fill_value")
         if self.cloudy_pct != "recipe":
             _require_cloudy(self.cloudy_pct)
         _require_choice("composite", self.composite, COMPOSITES)
+        for name in ("use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty"):
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.modality is not None and not isinstance(self.modality, str):
+            raise SpecError(f"modality must be a name, got {self.modality!r}")
         if self.orbit is not None:
+            if not isinstance(self.orbit, str):
+                raise SpecError(f"orbit must be one of {', '.join(ORBITS)}; got {self.orbit!r}")
             object.__setattr__(self, "orbit", self.orbit.upper())
             _require_choice("orbit", self.orbit, ORBITS)
 
@@ -243,6 +278,9 @@ class FetchSpec:
         if self.scale_m is not None:
             _require_scale(self.scale_m)
         _require_cloudy(self.cloudy_pct)
+        if self.fill_value is not None:
+            _require_fill(self.fill_value)
+        _plain(self, "scale_m", "cloudy_pct", "fill_value")
         if self.composite is not None:
             _require_choice("composite", self.composite, COMPOSITES)
 

@@ -10,7 +10,12 @@ from rsembed.embedders.base import EmbedderBase
 from rsembed.embedders.catalog import ALIASES
 from rsembed.embedders.options import make_config
 
-BACKENDS = {"onthefly": ["stac", "raster"], "precomputed": ["gee", "raster", "stac"]}
+BACKENDS = {"onthefly": ("gee", "stac", "raster"), "precomputed": ("gee", "raster", "stac", "local")}
+
+
+def card_backends(card: ModelCard) -> tuple[str, ...]:
+    """Backends under which the model runs, as far as its card knows (plug-ins add others)."""
+    return card.backends or BACKENDS[card.kind]
 
 
 def describe_model_class(cls: type[EmbedderBase]) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def describe_card(card: ModelCard) -> dict[str, Any]:
         "summary": card.summary,
         "paper": card.paper,
         "source": card.source,
-        "backend": list(card.backends or BACKENDS[card.kind]),
+        "backend": list(card_backends(card)),
         "inputs": {modality: _inputs(given) for modality, given in card.inputs.items()},
         "input_bands": list(contract.bands),
         "output": list(card.outputs),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from rsembed.core.errors import ModelError
 from rsembed.core.fetching import Grid
+from rsembed.core.notices import warn_user
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import Spatial, Window
 from rsembed.pipelines.inference import RowInput
@@ -48,11 +48,9 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
     if not valid.any():
         raise ModelError("the array holds no finite pixel; nothing can be embedded")
     if collection_info(contract.collection).unit == "dn" and values[valid].max() <= LIKELY_REFLECTANCE:
-        warnings.warn(
+        warn_user(
             f"the array's largest value is {values[valid].max():g}, but {model.embedder.card.id} takes raw digital "
-            "numbers (0..10000); multiply reflectance by 10000",
-            UserWarning,
-            stacklevel=2,
+            "numbers (0..10000); multiply reflectance by 10000"
         )
     bins = bins_in_hand(window, contract.frames, frames)
     # A frame of which nothing is valid is an empty bin, in an array as in a fetch.

@@ -185,22 +185,7 @@ def plan_model(
 
     ``stated_device``: take the device at its word instead of looking for it on this machine.
     """
-    config = run.config
-    cls = REGISTRY.get(request.name)
-    embedder: EmbedderBase = cls(
-        make_config(
-            cls.card,
-            recipe=config.recipe,
-            modality=request.modality,
-            output=run.output,
-            precision=config.precision,
-            context=config.context or ("native" if config.recipe == "authors" else "none"),
-            input_prep=config.prep,
-            options=request.model_config,
-            sensor=request.sensor,
-            fetch=request.fetch,
-        )
-    )
+    config, embedder = run.config, configured(request, run)
     _check_licence(embedder, settings)
     device = embedder.stated_device(run.device) if stated_device else embedder.resolve_device(run.device)
     batch = config.batch_size or embedder.card.batch_size.get(device.split(":")[0], embedder.card.batch_size["cpu"])
@@ -213,6 +198,31 @@ def plan_model(
         batch_size=batch,
         device=device,
         weights=None,
+    )
+
+
+def configured(request: ExportModelRequest, run: RunRequest) -> EmbedderBase:
+    """The model of ``request``, configured and checked against its card. Raises ModelError."""
+    config, sensor = run.config, request.sensor
+    cls = REGISTRY.get(request.name)
+    modality = request.modality
+    if sensor is not None and sensor.modality is not None:
+        if modality not in (None, sensor.modality):
+            raise ModelError(f"modality is {modality!r}, but the sensor's is {sensor.modality!r}; give one of the two")
+        modality = sensor.modality
+    return cls(
+        make_config(
+            cls.card,
+            recipe=config.recipe,
+            modality=modality,
+            output=run.output,
+            precision=config.precision,
+            context=config.context or ("native" if config.recipe == "authors" else "none"),
+            input_prep=config.prep,
+            options=request.model_config,
+            sensor=sensor,
+            fetch=request.fetch,
+        )
     )
 
 

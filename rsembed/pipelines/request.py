@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from numbers import Real
 from typing import Literal
 
 from rsembed.core.card import RECIPES, OptionValue, Recipe
-from rsembed.core.errors import ExportArgumentError, ModelError
+from rsembed.core.errors import ArgumentError, ExportArgumentError, ModelError
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec
 from rsembed.pipelines.targets import EXTENSIONS, CombinedTarget, DatasetTarget, ExportTarget, FileFormat, PerItemTarget
 from rsembed.tools.tiling import Context
 
 DEFAULT_SHARD_SIZE = 256
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 InputPrepMode = Literal["tile", "resize", "auto"]
 
 
@@ -207,6 +209,10 @@ class RunRequest:
     def __post_init__(self) -> None:
         if not self.models:
             raise ModelError("name at least one model")
+        if not isinstance(self.output, OutputSpec):
+            raise ArgumentError(f"output must be OutputSpec.pooled() or OutputSpec.grid(), got {self.output!r}")
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ArgumentError(f"device must be auto, cpu, cuda, cuda:N or mps; got {self.device!r}")
 
     def with_config(self, **changes: object) -> RunRequest:
         """The same request with some settings of its config changed."""

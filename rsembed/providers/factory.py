@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsembed.core.errors import ProviderError, SpecError
+from rsembed.core.errors import ArgumentError, ProviderError, SpecError
 from rsembed.core.settings import Settings
 from rsembed.providers.base import ProviderBase
-from rsembed.providers.routing import RoutedProvider
+from rsembed.providers.routing import NoImagery, RoutedProvider
 
 BACKENDS = ("gee", "stac", "raster")
+LOCAL = "local"
+"""No imagery at all: published embeddings from their files, and nothing else."""
 _EXTRA = {"gee": "gee", "stac": "stac", "raster": "stac", "products.provider": "stac"}
 _registered: dict[str, Callable[..., ProviderBase]] = {}
 
@@ -23,7 +25,7 @@ def register_backend(name: str, factory: Callable[..., ProviderBase]) -> None:
     ``factory`` is called with the options of the request by keyword (plain JSON values), in every process
     that fetches, and returns a provider. A later registration wins. Raises SpecError for a name that is taken.
     """
-    if name in ("auto", *BACKENDS) or name != name.strip().lower():
+    if name in ("auto", LOCAL, *BACKENDS) or name != name.strip().lower():
         raise SpecError(f"a backend cannot be registered as {name!r}: names are lower case, and not of our own")
     _registered[name] = factory
 
@@ -33,24 +35,33 @@ def backends() -> tuple[str, ...]:
     return (*BACKENDS, *sorted(_registered))
 
 
+def known_backend(name: str) -> str:
+    """``name`` as backends are spelled, lower case and without spaces; an error that lists them for an unknown one."""
+    key = name.strip().lower()
+    if key not in ("auto", LOCAL, *backends()):
+        raise ArgumentError(f"no backend {name!r}; there are auto, {', '.join(backends())}, {LOCAL}")
+    return key
+
+
 def resolve_backend(
     backend: str | None = None, *, catalog: str | Path | None = None, source: object = None, settings: Settings
 ) -> str:
     """The backend's name for a request; pure, so that a plan can print it.
 
-    ``auto``: ``raster`` where a source is given, ``stac`` where a catalogue is, else ``gee`` when a
-    project is configured, else ``stac``. Raises SpecError for an unknown name or options that contradict it.
+    ``auto``: ``raster`` where a source is given, ``stac`` where a catalogue is, else what the environment names
+    (RSEMBED_BACKEND), else ``gee`` when a project is configured, else ``stac``. ``local`` reads published
+    embeddings alone. Raises SpecError for an unknown name or options that contradict it.
     """
-    name = (backend or settings.backend).strip().lower()
+    name = known_backend(backend or "auto")
     if name == "auto":
         if source is not None:
             name = "raster"
-        elif catalog is not None or not settings.ee_project:
+        elif catalog is not None:
             name = "stac"
         else:
-            name = "gee"
-    if name not in backends():
-        raise SpecError(f"no backend {name!r}; there are auto, {', '.join(backends())}")
+            name = known_backend(settings.backend)
+    if name == "auto":
+        name = "gee" if settings.ee_project else "stac"
     if catalog is not None and name != "stac":
         raise SpecError(f"catalog= belongs to the backend stac, not to {name}")
     if source is not None and name != "raster":
@@ -73,8 +84,9 @@ def make_provider(
     ``catalog``: of ``stac`` (default: the environment's, then Earth Search). ``source``, ``collection``,
     ``bands`` and ``declared`` (``datetime``, ``scale``, ``offset``, ``unit``): of ``raster``, see
     :class:`~rsembed.providers.raster.RasterProvider`. Raises SpecError for a wrong choice, ProviderError
-    where the backend's libraries are missing. A registered backend is given ``declared``, and serves published
-    products itself or not at all; beside our own they are read from their files.
+    where the backend's libraries are missing. ``local`` serves published products alone; beside our other
+    backends they are read from their files as well. A registered backend is given ``declared``, and serves
+    products itself or not at all.
     """
     settings = settings or Settings.from_environment()
     name = resolve_backend(backend, catalog=catalog, source=source, settings=settings)
@@ -87,6 +99,8 @@ def make_provider(
     elif collection is not None or bands is not None or declared:
         names = [n for n, v in (("collection", collection), ("bands", bands)) if v is not None] + sorted(declared)
         raise SpecError(f"{', '.join(names)} declare what a raster holds; the backend {name} takes none of them")
+    elif name == LOCAL:
+        made = NoImagery()
     elif name == "gee":
         made = _class("gee", "GeeProvider")(
             project=settings.ee_project, url=settings.ee_url, workload_tag=settings.ee_workload_tag

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from rsembed.core.errors import ProviderError
 from rsembed.core.fetching import FetchRecipe, FetchRequest
 from rsembed.core.patch import Json, Patch
 from rsembed.providers.base import ProviderBase
@@ -27,6 +28,28 @@ def describe_for(provider: ProviderBase, recipes: Sequence[FetchRecipe]) -> Mapp
     if isinstance(provider, PartlyDescribed):
         return provider.describe_for(recipes)
     return provider.describe()
+
+
+class NoImagery:
+    """A :class:`~rsembed.providers.base.ProviderBase` without imagery, for what is read from published files alone."""
+
+    name = "local"
+
+    def describe(self) -> Mapping[str, Json]:
+        """See ProviderBase."""
+        return {"backend": self.name}
+
+    def check(self, recipe: FetchRecipe, bands: Sequence[str]) -> None:
+        """See ProviderBase: nothing is served."""
+        raise ProviderError(f"the backend local reads published embeddings, and {recipe.collection} is imagery")
+
+    def fetch(self, request: FetchRequest) -> Patch:
+        """See ProviderBase: refused as by :meth:`check`."""
+        self.check(request.recipe, request.bands)
+        raise AssertionError("check always raises")
+
+    def close(self) -> None:
+        """See ProviderBase."""
 
 
 class RoutedProvider:

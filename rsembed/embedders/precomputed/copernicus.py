@@ -65,7 +65,6 @@ CARD = ModelCard(
             "folder that holds embed_map_*.tif (or .nc), or takes the download; or the http(s) address of a mirror",
         ),
     ),
-    backends=("gee", "raster", "stac"),
     notes=(
         f"covers {YEARS[0]} only; another year is refused before any work",
         "the file (768 MB) is downloaded once, resumed where it broke off, checked and kept in the user's cache folder",

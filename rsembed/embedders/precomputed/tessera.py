@@ -83,7 +83,6 @@ CARD = ModelCard(
             "folder that holds the tiles, or takes those that are downloaded; or the http(s) address of a mirror",
         ),
     ),
-    backends=("gee", "raster", "stac"),
     notes=(
         (
             f"covers {YEARS[0]} to {YEARS[-1]} (outside Europe and the United States mostly 2024); a year outside is "

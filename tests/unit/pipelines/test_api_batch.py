@@ -13,6 +13,7 @@ from rsembed import api
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import CollectionGapError, ExportError, ModelError, ProviderError, RowError, SpecError
 from rsembed.core.fetching import FetchRequest
+from rsembed.core.serialization import to_json
 from rsembed.core.specs import BBox, FetchSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
 from rsembed.embedders.options import make_config
 from rsembed.embedders.registry import REGISTRY
@@ -54,7 +55,7 @@ def test_batch_when_buffers_and_boxes_are_mixed_then_order_is_kept() -> None:
     ]
     provider = CountingProvider()
     found = batch(spatials, model="null-tiles", backend=provider)
-    assert [each.meta["spatial"] for each in found] == [api.to_json(spatial) for spatial in spatials]
+    assert [each.meta["spatial"] for each in found] == [to_json(spatial) for spatial in spatials]
     for spatial, each in zip(spatials, found, strict=True):
         np.testing.assert_allclose(each.data, single(spatial, model="null-tiles").data, rtol=1e-5)
 

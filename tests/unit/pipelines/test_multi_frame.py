@@ -193,20 +193,22 @@ def test_export_when_bins_are_empty_then_frame_dates_say_which(together: Togethe
         assert (counts == {1}) == (model.label == "small-clay")
 
 
-def test_embedding_when_a_bin_is_empty_then_its_meta_says_so() -> None:
-    found = get_embedding(
-        "small-olmoearth",
-        spatial=PointBuffer(8.0, 47.0),
-        temporal=TemporalSpec.range("2021-01-01", "2021-06-05"),
-        backend=SeriesProvider(),
-        device="cpu",
-        image_size=32,
-        patch_size=8,
-    )
+def test_embedding_when_a_bin_is_empty_then_its_meta_says_so_and_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"1 of 1 places have no imagery in 1 of 5 time bins \(numbers 2\)"):
+        found = get_embedding(
+            "small-olmoearth",
+            spatial=PointBuffer(8.0, 47.0),
+            temporal=TemporalSpec.range("2021-01-01", "2021-06-05"),
+            backend=SeriesProvider(),
+            device="cpu",
+            image_size=32,
+            patch_size=8,
+        )
     bins = frame_bins(Window(dt.date(2021, 1, 1), dt.date(2021, 6, 5)), olmoearth.CARD.inputs["s2"].frames)
     assert found.meta["n_bins"] == len(bins) == 5
     assert found.meta["n_frames"] == 5 - sum(map(is_empty, bins)) < 5
     assert [day is None for day in found.meta["frame_dates"]] == [is_empty(b) for b in bins]
+    assert found.meta["empty_bins"] == [2]
 
 
 def loaded(name: str, **options: object) -> EmbedderBase:

@@ -28,10 +28,24 @@ def test_resolve_backend_when_options_tell_then_they_decide() -> None:
     assert resolve_backend("auto", source="x.tif", settings=PLAIN) == "raster"
 
 
-@pytest.mark.parametrize("name", ["local", "nonsense"])
+@pytest.mark.parametrize("name", ["files", "nonsense"])
 def test_resolve_backend_when_unknown_then_names_those_there_are(name: str) -> None:
-    with pytest.raises(SpecError, match="auto, gee, stac, raster"):
+    with pytest.raises(SpecError, match="auto, gee, stac, raster, local"):
         resolve_backend(name, settings=PLAIN)
+
+
+def test_resolve_backend_when_the_environment_names_one_then_auto_takes_it_unless_a_catalogue_or_source_is_given() -> (
+    None
+):
+    settings = Settings(backend="GEE")
+    assert resolve_backend("auto", settings=settings) == "gee"
+    assert resolve_backend("auto", catalog="x", settings=settings) == "stac"
+    assert resolve_backend("auto", source="x.tif", settings=settings) == "raster"
+
+
+def test_make_provider_when_local_then_it_has_no_imagery() -> None:
+    with pytest.raises(ProviderError, match="the backend local reads published embeddings"):
+        make_provider("local", settings=PLAIN).check(FetchRecipe("COPERNICUS/S2_SR_HARMONIZED", 10.0), ("B4",))
 
 
 def test_make_provider_when_raster_without_source_then_says_so() -> None:
