@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsembed.core.embedding import Embedding, RowStatus
 from rsembed.core.errors import (
+    ExportArgumentError,
     ExportError,
     ModelError,
     ProviderError,
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     )
     from rsembed.exporting import export_batch
     from rsembed.inspection import inspect_model_input, inspect_provider_patch
-    from rsembed.load import ExportResult, load_export
+    from rsembed.load import ExportResult, ModelResult, load_export
     from rsembed.model import Model
     from rsembed.pipelines.exporter import ExportSummary
     from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget
+    from rsembed.pipelines.targets import CombinedTarget, DatasetTarget, PerItemTarget
     from rsembed.tables import embed
 
 _LAZY = {
@@ -52,6 +54,10 @@ _LAZY = {
     "Model": "rsembed.model",
     "load_export": "rsembed.load",
     "ExportResult": "rsembed.load",
+    "ModelResult": "rsembed.load",
+    "CombinedTarget": "rsembed.pipelines.targets",
+    "DatasetTarget": "rsembed.pipelines.targets",
+    "PerItemTarget": "rsembed.pipelines.targets",
     "inspect_model_input": "rsembed.inspection",
     "inspect_provider_patch": "rsembed.inspection",
     "ExportConfig": "rsembed.pipelines.request",
@@ -61,11 +67,12 @@ _LAZY = {
 }
 
 __all__ = [
-    "BBox", "Embedding", "ExportConfig", "ExportError", "ExportModelRequest", "ExportResult", "ExportSummary",
-    "ExportTarget", "FetchSpec", "InputPrepSpec", "Model", "ModelError", "OutputSpec", "PointBuffer", "ProviderError",
-    "RSEmbedError", "RowError", "RowStatus", "SensorSpec", "SpecError", "TemporalSpec", "UnknownModelError",
-    "WeightsError", "__version__", "describe_model", "embed", "export_batch", "get_embedding", "get_embeddings_batch",
-    "get_provider", "inspect_model_input", "inspect_provider_patch", "list_models", "load_export", "reset_runtime",
+    "BBox", "CombinedTarget", "DatasetTarget", "Embedding", "ExportArgumentError", "ExportConfig", "ExportError",
+    "ExportModelRequest", "ExportResult", "ExportSummary", "ExportTarget", "FetchSpec", "InputPrepSpec", "Model",
+    "ModelError", "ModelResult", "OutputSpec", "PerItemTarget", "PointBuffer", "ProviderError", "RSEmbedError",
+    "RowError", "RowStatus", "SensorSpec", "SpecError", "TemporalSpec", "UnknownModelError", "WeightsError",
+    "__version__", "describe_model", "embed", "export_batch", "get_embedding", "get_embeddings_batch", "get_provider",
+    "inspect_model_input", "inspect_provider_patch", "list_models", "load_export", "reset_runtime",
 ]  # fmt: skip
 
 

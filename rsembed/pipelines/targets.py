@@ -13,6 +13,10 @@ from rsembed.core.errors import ExportArgumentError
 FileFormat = Literal["npz", "netcdf"]
 EXTENSIONS: Mapping[str, str] = {"npz": ".npz", "netcdf": ".nc"}
 """Format of the files of an item or of all -> what their names end in."""
+PER_ITEM_FOLDER = "_rsembed"
+"""What a per-item export keeps in its folder beside the items' files."""
+INDEX = "export.json"
+"""In it: which files belong to the export."""
 _AnyPath = str | os.PathLike[str]
 
 

@@ -6,6 +6,7 @@ Equal arrays give equal bytes.
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,11 @@ from rsembed.writers.netcdf import write_netcdf
 from rsembed.writers.variables import Slices, Variable
 
 _PIECE_BYTES = 1 << 20
+
+
+def array_key(label: str) -> str:
+    """``label`` as it stands in the names of arrays."""
+    return re.sub(r"_+", "_", re.sub(r"[^0-9A-Za-z_]", "_", label)).strip("_") or "item"
 
 
 @dataclass(frozen=True)

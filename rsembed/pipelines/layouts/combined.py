@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.patch import Json
-from rsembed.pipelines.layouts.entries import Entries, Manifest, array_key, array_sha1, status_of
+from rsembed.pipelines.layouts.entries import Entries, Manifest, array_sha1, status_of
 from rsembed.pipelines.layouts.items import Items, window_json
 from rsembed.pipelines.layouts.outcomes import HiddenRun, ModelOutcome
 from rsembed.pipelines.layouts.per_item import dims_of
 from rsembed.pipelines.plan import RunPlan
-from rsembed.writers.array_file import SpilledArrays
+from rsembed.writers.array_file import SpilledArrays, array_key
 
 Shape = tuple[int, ...]
 

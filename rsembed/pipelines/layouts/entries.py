@@ -9,7 +9,6 @@ import datetime as dt
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,11 +29,6 @@ SETTLED = (RowStatus.NO_DATA.value, RowStatus.COLLECTION_GAP.value)
 """Statuses without an embedding that asking again does not change."""
 Manifest = dict[str, Any]
 """JSON at the edge."""
-
-
-def array_key(label: str) -> str:
-    """``label`` as it stands in the names of arrays."""
-    return re.sub(r"_+", "_", re.sub(r"[^0-9A-Za-z_]", "_", label)).strip("_") or "item"
 
 
 def utc_now() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rsembed.core.errors import ExportArgumentError
 from rsembed.pipelines.layouts.entries import Entries, Manifest, status_of, utc_now
-from rsembed.pipelines.layouts.hidden import PER_ITEM_FOLDER, HiddenState
+from rsembed.pipelines.layouts.hidden import HiddenState
 from rsembed.pipelines.layouts.items import Items
 from rsembed.pipelines.layouts.job import (
     LAYOUT_VERSION,
@@ -23,7 +23,7 @@ from rsembed.pipelines.layouts.per_item import ItemFiles, render_item
 from rsembed.pipelines.layouts.work import do_work, needs_pixels, planned_portions, refetch_lost
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import RunPlan
-from rsembed.pipelines.targets import EXTENSIONS, PerItemTarget
+from rsembed.pipelines.targets import EXTENSIONS, PER_ITEM_FOLDER, PerItemTarget
 
 
 def export_per_item(job: LayoutJob, target: PerItemTarget) -> LayoutResult:

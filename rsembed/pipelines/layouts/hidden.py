@@ -21,11 +21,8 @@ from pathlib import Path
 
 from rsembed.core.errors import ExportError
 from rsembed.pipelines.output_folder import OutputFolder
+from rsembed.pipelines.targets import INDEX
 from rsembed.writers.store import ANY, FolderStore
-
-INDEX = "export.json"
-PER_ITEM_FOLDER = "_rsembed"
-"""Where it lies in the folder of a per-item export."""
 
 
 def combined_folder(file: Path) -> Path:

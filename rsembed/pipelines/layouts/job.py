@@ -10,7 +10,7 @@ from pathlib import Path
 from rsembed.core.errors import ExportArgumentError, ExportError, ModelError, ProviderError, RSEmbedError, StoreError
 from rsembed.core.serialization import digest
 from rsembed.core.settings import Settings
-from rsembed.pipelines.layouts.entries import Entries, Manifest, array_key
+from rsembed.pipelines.layouts.entries import Entries, Manifest
 from rsembed.pipelines.layouts.items import Items, read_items
 from rsembed.pipelines.layouts.work import planned_portions
 from rsembed.pipelines.plan import RunPlan, lock_weights, plan_run
@@ -20,6 +20,7 @@ from rsembed.pipelines.rows.table import RowOptions, RowTable
 from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.run_output import RUN_FILE
 from rsembed.providers.base import ProviderBase
+from rsembed.writers.array_file import array_key
 
 LAYOUT_VERSION = 1
 """Raised whenever files of the layouts change for the same request."""

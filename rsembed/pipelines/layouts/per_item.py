@@ -17,7 +17,6 @@ from rsembed.pipelines.layouts.entries import (
     Entries,
     Manifest,
     array_entry,
-    array_key,
     is_settled,
     manifest_text,
     status_of,
@@ -25,7 +24,7 @@ from rsembed.pipelines.layouts.entries import (
 from rsembed.pipelines.layouts.items import Items, window_json
 from rsembed.pipelines.layouts.outcomes import ItemOutcome, ModelOutcome
 from rsembed.pipelines.targets import EXTENSIONS, FileFormat
-from rsembed.writers.array_file import NamedArray, write_arrays
+from rsembed.writers.array_file import NamedArray, array_key, write_arrays
 from rsembed.writers.atomic import sha256_file
 from rsembed.writers.store import ANY, FolderStore, scratch_file
 
