@@ -59,6 +59,10 @@ class CellGrid:
             raise SpecError(f"a grid's CRS is the number of an EPSG code, got {self.epsg}")
         object.__setattr__(self, "transform", tuple(map(float, given)))
 
+    def to_json(self) -> dict[str, int | list[float]]:
+        """What a map's meta says of it: ``{"epsg", "transform"}``."""
+        return {"epsg": self.epsg, "transform": list(self.transform)}
+
     @property
     def x(self) -> NDArray[np.float64]:
         """Centres of the columns, west to east; float64 (width,)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal
 
@@ -328,29 +328,50 @@ def _reject_unknown(what: str, unknown: dict[str, object], known: tuple[str, ...
 class InputPrepSpec:
     """How a region larger than the model's input meets the model.
 
-    ``tile``: cut into tiles of the model's own size (default); ``resize``: the whole
-    region squeezed into one input; ``auto``: tiles unless there were too many.
+    ``tile``: cut into tiles of the model's own size (default); ``resize``: the whole region squeezed
+    into one input; ``auto``: tiles unless there were more than ``max_tiles``.
+
+    ``tile_size``: pixels a side (None: the model's own); ``tile_stride``: from one tile to the next
+    (None: a tile; less: tiles overlap, and each owns the ground up to the middle of an overlap).
+    More than ``max_tiles`` are warned of, more than ``max_tiles_hard`` refused. ``tile_snap_frac``:
+    an overhang of at most this share of a tile is spread over the others instead of costing one more.
     """
 
     mode: Literal["tile", "resize", "auto"] = "tile"
     tile_size: int | None = None
     max_tiles: int = 64
     max_tiles_hard: int = 1024
-    tile_snap_frac: float = field(default=0.1)
+    tile_snap_frac: float = 0.1
+    tile_stride: int | None = None
 
     def __post_init__(self) -> None:
         _require_choice("mode", self.mode, ("tile", "resize", "auto"))
-        if self.tile_size is not None and self.tile_size < 1:
-            raise SpecError(f"tile_size must be a positive number of pixels, got {self.tile_size!r}")
+        for name in ("tile_size", "tile_stride"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1):
+                raise SpecError(f"{name} must be a positive number of pixels, got {value!r}")
+        if self.tile_size is not None and self.tile_stride is not None and self.tile_stride > self.tile_size:
+            raise SpecError(
+                "tile_stride must be at most tile_size, or ground is left out; "
+                f"got {self.tile_stride} and {self.tile_size}"
+            )
         if not 1 <= self.max_tiles <= self.max_tiles_hard:
             raise SpecError(f"max_tiles must lie in 1..max_tiles_hard, got {self.max_tiles} and {self.max_tiles_hard}")
-        if not 0 <= self.tile_snap_frac <= 0.5:
+        if not (_is_finite(self.tile_snap_frac) and 0 <= self.tile_snap_frac <= 0.5):
             raise SpecError(f"tile_snap_frac must lie in 0..0.5, got {self.tile_snap_frac!r}")
 
     @classmethod
-    def tile(cls, tile_size: int | None = None, *, max_tiles: int = 64, max_tiles_hard: int = 1024) -> InputPrepSpec:
+    def tile(
+        cls,
+        tile_size: int | None = None,
+        tile_stride: int | None = None,
+        *,
+        max_tiles: int = 64,
+        max_tiles_hard: int = 1024,
+        tile_snap_frac: float = 0.1,
+    ) -> InputPrepSpec:
         """Tiles of ``tile_size`` pixels (the model's own size if None)."""
-        return cls("tile", tile_size, max_tiles, max_tiles_hard)
+        return cls("tile", tile_size, max_tiles, max_tiles_hard, tile_snap_frac, tile_stride)
 
     @classmethod
     def resize(cls) -> InputPrepSpec:
@@ -358,6 +379,14 @@ class InputPrepSpec:
         return cls("resize")
 
     @classmethod
-    def auto(cls, *, max_tiles: int = 64, max_tiles_hard: int = 1024) -> InputPrepSpec:
+    def auto(
+        cls,
+        tile_size: int | None = None,
+        tile_stride: int | None = None,
+        *,
+        max_tiles: int = 64,
+        max_tiles_hard: int = 1024,
+        tile_snap_frac: float = 0.1,
+    ) -> InputPrepSpec:
         """Tiles while there are at most ``max_tiles``, else the whole region resized."""
-        return cls("auto", None, max_tiles, max_tiles_hard)
+        return cls("auto", tile_size, max_tiles, max_tiles_hard, tile_snap_frac, tile_stride)

@@ -22,8 +22,9 @@ from rsembed.core.fetching import CloudPolicy, FetchRecipe
 from rsembed.core.patch import Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, Window
-from rsembed.embedders.roi import crop_grid
-from rsembed.tools.tiling import Box, Context, Footprint
+from rsembed.embedders.roi import canvas_box
+from rsembed.embedders.stitching import Stitched, pool_tiles, stitch
+from rsembed.tools.tiling import FULL, Box, Context, Footprint, Tile
 
 if TYPE_CHECKING:
     from rsembed.embedders.weights import WeightsHandle, WeightsPin
@@ -82,11 +83,16 @@ class View:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One input of the network. ``arrays``: name -> array without a batch axis; ``roi``: see Tile."""
+    """One input of the network. ``arrays``: name -> array without a batch axis.
+
+    ``roi``: the part of the input that counts, as fractions of what the network sees. ``area_px``: that ground in
+    pixels. ``covers`` (for maps): what the network sees, ``(left, top, right, bottom)`` in pixels of the fetched image.
+    """
 
     arrays: Mapping[str, NDArray[Any]]
     roi: Box
     area_px: float
+    covers: Box = FULL
 
     @property
     def signature(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
@@ -102,6 +108,9 @@ class EmbedderBase(ABC):
     """Whether a sensor may name any of the card's bands in any order; else it names one for each of them."""
     holes: ClassVar[bool] = False
     """Whether NaN in a map is an answer: there is nothing at that place. Elsewhere it fails the row."""
+
+    seamless: ClassVar[bool] = False
+    """Whether each cell of a map depends on its own ground alone, so that tiles join without a seam."""
 
     def __init__(self, config: EmbedderConfig | None = None) -> None:
         config = config or EmbedderConfig()
@@ -235,8 +244,23 @@ class EmbedderBase(ABC):
                 tuple(kept),
                 len(patch.frames),
             )
-            made.append(Prepared(self.prepare(view), tile.roi, tile.area_px))
+            roi = self.region(tile.roi, tile.height, tile.width)
+            made.append(Prepared(self.prepare(view), roi, tile.area_px, self._covers(tile)))
         return made
+
+    def _covers(self, tile: Tile) -> Box:
+        """What the network sees of ``tile``, in pixels of the fetched image; only maps need to know."""
+        if self.config.output.mode == "pooled":
+            return FULL
+        left, top, right, bottom = canvas_box(self.region, tile.height, tile.width)
+        return (tile.col + left, tile.row + top, tile.col + right, tile.row + bottom)
+
+    def region(self, roi: Box, height: int, width: int) -> Box:
+        """Where ``roi`` of a tile lies in what :meth:`prepare` makes of it, as fractions; the same unless overridden.
+
+        Scaled and shifted only, and cut where the network does not see it.
+        """
+        return roi
 
     @abstractmethod
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
@@ -283,17 +307,8 @@ class EmbedderBase(ABC):
         Returns float32 (B, D) pooled over each roi, or (B, D, h, w) for a grid output.
         """
 
-    def combine(self, parts: Sequence[Floats], prepared: Sequence[Prepared]) -> Floats:
+    def combine(self, parts: Sequence[Floats], prepared: Sequence[Prepared]) -> Stitched:
         """The row's answer from its tiles' answers: every ground cell counted once."""
-        if len(parts) == 1:
-            return crop_grid(parts[0], prepared[0].roi) if self.config.output.mode == "grid" else parts[0]
         if self.config.output.mode == "grid":
-            raise ModelError(
-                f"a grid over {len(parts)} tiles is not offered yet; use input_prep='resize' or a region of at most "
-                f"{self.contract.extent_m:g} m a side"
-            )
-        if self.config.output.pooling == "max":
-            return np.asarray(np.max(np.stack(parts), axis=0), dtype=np.float32)
-        areas = np.array([p.area_px for p in prepared], dtype=np.float64)
-        mean = np.average(np.stack(parts).astype(np.float64), axis=0, weights=areas)
-        return np.asarray(mean, dtype=np.float32)
+            return stitch(parts, [one.covers for one in prepared], [one.roi for one in prepared])
+        return Stitched(pool_tiles(parts, [one.area_px for one in prepared], self.config.output.pooling))

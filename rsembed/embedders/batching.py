@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rsembed.core.errors import DeviceError, ModelError, RSEmbedError
 from rsembed.embedders.base import EmbedderBase, Prepared
 from rsembed.embedders.stacking import Buffers, Stack
+from rsembed.tools.cells import CellLattice
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
@@ -40,19 +41,21 @@ class SlotLoader(Protocol):
 class SlotResults:
     """What came of a shard's slots.
 
-    ``values[slot]``: float32 (D,) or (D, h, w); ``prepared[slot]``: its inputs' regions
-    (arrays dropped); ``errors[slot]``: why a slot gave nothing. ``batch_size``: the B in force
-    at the end, smaller than asked when memory ran out.
+    ``values[slot]``: float32 (D,) or (D, h, w); ``cells[slot]``: where the cells of a map lie;
+    ``errors[slot]``: why a slot gave nothing. ``batch_size``: the B in force at the end, smaller than
+    asked when memory ran out.
     """
 
     batch_size: int
     values: dict[int, Floats] = field(default_factory=dict)
+    cells: dict[int, CellLattice] = field(default_factory=dict)
     errors: dict[int, Exception] = field(default_factory=dict)
     forwards: int = 0
 
     def add(self, batch: SlotResults) -> None:
         """Take in what came of one batch."""
         self.values |= batch.values
+        self.cells |= batch.cells
         self.errors |= batch.errors
         self.forwards += batch.forwards
 
@@ -191,9 +194,13 @@ class _Batch:
             if slot in results.errors:
                 continue
             try:
-                results.values[slot] = self.embedder.combine(parts[slot], tiles)
+                answer = self.embedder.combine(parts[slot], tiles)
             except Exception as exc:  # noqa: BLE001 - a row ends here as well
                 results.errors[slot] = exc
+                continue
+            results.values[slot] = answer.values
+            if answer.cells is not None:
+                results.cells[slot] = answer.cells
         return results
 
     def _stack(self, like: Prepared) -> Stack:

@@ -1,9 +1,8 @@
-"""The part of an input that was asked for, as ``(left, top, right, bottom)`` fractions; numpy only."""
+"""The part of an input that was asked for, as ``(left, top, right, bottom)`` fractions; what a network sees of it."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable
 
 from rsembed.tools.tiling import Box
 
@@ -21,22 +20,16 @@ def on_canvas(roi: Box, height: int, width: int, canvas_height: int, canvas_widt
     return (min(1.0, left * across), min(1.0, top * down), min(1.0, right * across), min(1.0, bottom * down))
 
 
-def crop_grid(grid_dhw: NDArray[np.float32], roi: Box) -> NDArray[np.float32]:
-    """The cells of ``grid_dhw`` (D, h, w) whose centre lies in ``roi``; at least one row and column.
+def canvas_box(region: Callable[[Box, int, int], Box], height: int, width: int) -> Box:
+    """What a network sees of a ``height`` x ``width`` tile: ``(left, top, right, bottom)`` in pixels of the tile.
 
-    Where no centre lies inside, the cell that holds the middle of the roi stands for it.
+    ``region``: how a part of the tile is told as fractions of what the network sees (scaled and shifted). Where the
+    tile is padded, the box is larger than the tile. Found from a box near the tile's centre, which no cut leaves out.
     """
-    _, height, width = grid_dhw.shape
-    left, top, right, bottom = roi
-    rows, cols = _span(top, bottom, height), _span(left, right, width)
-    return np.ascontiguousarray(grid_dhw[:, rows, cols])
-
-
-def _span(low: float, high: float, cells: int) -> slice:
-    centres = (np.arange(cells) + 0.5) / cells
-    # A hair of slack: fractions such as 37/128 are not exact.
-    inside = np.flatnonzero((centres >= low - 1e-9) & (centres <= high + 1e-9))
-    if len(inside):
-        return slice(int(inside[0]), int(inside[-1]) + 1)
-    nearest = min(cells - 1, max(0, int((low + high) / 2 * cells)))
-    return slice(nearest, nearest + 1)
+    reach = min(height, width) / 4
+    near = (0.5 - reach / width, 0.5 - reach / height, 0.5, 0.5)
+    seen = region(near, height, width)
+    across = reach / (seen[2] - seen[0])
+    down = reach / (seen[3] - seen[1])
+    left, top = near[0] * width - seen[0] * across, near[1] * height - seen[1] * down
+    return (left, top, left + across, top + down)

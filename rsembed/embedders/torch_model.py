@@ -11,21 +11,18 @@ import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from rsembed.core.card import WeightsFile
 from rsembed.core.errors import ModelError
-from rsembed.core.patch import Patch
 from rsembed.core.settings import Settings
-from rsembed.core.specs import Window
-from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, Prepared
+from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats
 from rsembed.embedders.options import check_output
 from rsembed.embedders.roi import on_canvas
 from rsembed.embedders.weights import WeightsHandle, WeightsPin, resolve_weights
-from rsembed.tools.tiling import Box, Footprint
+from rsembed.tools.tiling import Box
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +87,7 @@ class TorchEmbedder(EmbedderBase):
         return side, side
 
     def region(self, roi: Box, height: int, width: int) -> Box:
-        """Where ``roi`` of a tile lies in what :meth:`prepare` makes of it; override where that is no top-left part."""
+        """See :meth:`EmbedderBase.region`: the tile is the canvas' top-left part; override where it is not."""
         return on_canvas(roi, height, width, *self.canvas(height, width))
 
     # Weights and device ------------------------------------------------------------------------
@@ -181,16 +178,6 @@ class TorchEmbedder(EmbedderBase):
         return net.requires_grad_(False).eval().to(device)
 
     # One path for one input and for many ---------------------------------------------------------
-
-    def prepare_patch(
-        self, patch: Patch, footprint: Footprint, *, lon: float, lat: float, window: Window
-    ) -> list[Prepared]:
-        """See :meth:`EmbedderBase.prepare_patch`; each roi refers to the network's input, not to the bare tile."""
-        made = super().prepare_patch(patch, footprint, lon=lon, lat=lat, window=window)
-        return [
-            replace(one, roi=self.region(one.roi, tile.height, tile.width))
-            for one, tile in zip(made, footprint.tiles, strict=True)
-        ]
 
     def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
         """See :meth:`EmbedderBase.embed_batch`; raises ModelError before :meth:`load`."""

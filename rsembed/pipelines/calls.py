@@ -18,7 +18,7 @@ from rsembed.core.specs import Spatial, Window
 from rsembed.pipelines.keywords import CallSettings, checked_spatials, resolved_window
 from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
 from rsembed.pipelines.request import RunRequest
-from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places
+from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places, tiling_notes
 from rsembed.providers.base import ProviderBase
 from rsembed.tools.temporal import covered_year
 
@@ -49,7 +49,8 @@ def embed_call(
         answers = embed_places(plan, places, window, provider, settings)
         about = plan.provider if isinstance(plan.provider, Mapping) else {}
         origin = {"backend": about.get("backend", provider.name), "provider": plan.provider}
-    for note in temporal_notes(planned, window, answers):
+    tiling = tiling_notes(planned, [answer.footprint for answer in answers])
+    for note in [*temporal_notes(planned, window, answers), *tiling]:
         warn_user(note)
     meta = call_meta(planned, window, defaulted, request) | origin
     return [_embedding(planned, answer, meta, places[i], i, call.on_error) for i, answer in enumerate(answers)]
@@ -126,7 +127,8 @@ def _embedding(
         "n_frames": len(record.frame_dates) - len(empty),
         "empty_bins": list(empty),
         "scene_ids": list(record.scene_ids),
-        "grid": answer.georeference(),
+        "grid": None if answer.cells is None else answer.cells.to_json(),
+        "input_prep": dict(meta["input_prep"]) | answer.footprint.describe(model.native_px),
         "first_date": to_json(record.first_date),
         "last_date": to_json(record.last_date),
         "error": None if record.failure is None else to_json(record.failure),

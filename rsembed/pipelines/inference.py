@@ -5,22 +5,23 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.embedding import RowStatus
+from rsembed.core.embedding import CellGrid, RowStatus
 from rsembed.core.errors import CollectionGapError
 from rsembed.core.fetching import Grid
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import Window
 from rsembed.embedders.base import Prepared
 from rsembed.embedders.batching import run_slots
-from rsembed.pipelines.fetch_unit import FetchedUnit, RowFailure
+from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, RowFailure
 from rsembed.pipelines.plan import ModelPlan
+from rsembed.tools.cells import CellLattice
 from rsembed.tools.tiling import Footprint
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class ShardOutcome:
     """One model's answers for the asked slots of a shard.
 
     ``records[i]`` and ``vectors[i]`` belong to ``slots[i]``; a vector is None where the status
-    carries no embedding. ``batch_size`` is smaller than planned when memory ran out.
+    carries no embedding. ``cells``: slot -> where the cells of its map lie, in pixels of what the model was
+    given. ``batch_size`` is smaller than planned when memory ran out.
     """
 
     slots: tuple[int, ...]
@@ -57,6 +59,7 @@ class ShardOutcome:
     vectors: tuple[NDArray[np.float32] | None, ...]
     batch_size: int
     forwards: int
+    cells: Mapping[int, CellLattice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,18 @@ def unit_source(model: ModelPlan, fetched: FetchedUnit, refetch: Callable[[int],
         return RowInput(patch, footprint, float(shard.lon[slot]), float(shard.lat[slot]), shard.window(slot))
 
     return source
+
+
+def map_cells(unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, slot: int) -> CellGrid | None:
+    """Where the map of the row at ``slot`` lies; None where it has none."""
+    lattice = outcome.cells.get(slot)
+    if lattice is None:
+        return None
+    vector = outcome.vectors[outcome.slots.index(slot)]
+    assert vector is not None
+    footprint = unit.footprints[model.label][slot]
+    seen = unit.grids[slot].centre_crop(footprint.fetch_height, footprint.fetch_width)
+    return lattice.on(seen, (vector.shape[1], vector.shape[2]))
 
 
 class InferenceEngine:
@@ -156,6 +171,7 @@ class InferenceEngine:
             tuple(results.values.get(slot) if slot not in results.errors else None for slot in slots),
             results.batch_size,
             results.forwards,
+            {slot: cells for slot, cells in results.cells.items() if slot not in results.errors},
         )
 
     def _record(self, row: RowInput) -> RowRecord:

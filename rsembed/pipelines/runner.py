@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsembed.core.embedding import CellGrid
 from rsembed.core.errors import ExportError, ModelError, SpecError
-from rsembed.core.fetching import Grid
-from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
 from rsembed.core.specs import Spatial, Window
 from rsembed.pipelines.arrays import array_inputs
 from rsembed.pipelines.exporter import BatchExporter, ExportSummary
 from rsembed.pipelines.fetch_unit import FetchUnit
-from rsembed.pipelines.inference import InferenceEngine, RowRecord, ShardOutcome, unit_source
+from rsembed.pipelines.inference import InferenceEngine, RowRecord, map_cells, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.local_fetching import open_prefetch
 from rsembed.pipelines.memory import returned_memory
@@ -35,25 +34,21 @@ from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.scratch_folder import scratch_folder
 from rsembed.pipelines.servable import check_places
 from rsembed.providers.base import ProviderBase
+from rsembed.tools.tiling import Footprint
 
 
 @dataclass(frozen=True)
 class RowAnswer:
     """One row's outcome: ``vector`` is float32 (D,) or (D, h, w), None where there is none.
 
-    ``asked``: the pixels of the ground that was asked for, where they were fetched.
+    ``footprint``: how the row met the model. ``cells``: where a map lies; None for vectors, and for pixels in hand,
+    of which nobody said where they are.
     """
 
     record: RowRecord
     vector: NDArray[np.float32] | None
-    asked: Grid | None = None
-
-    def georeference(self) -> dict[str, Json] | None:
-        """Where a map lies that has a vector for each pixel asked for; None for vectors and for coarser maps."""
-        asked = self.asked
-        if self.vector is None or asked is None or self.vector.shape[1:] != (asked.height, asked.width):
-            return None
-        return {"epsg": asked.epsg, "transform": list(asked.transform)}
+    footprint: Footprint
+    cells: CellGrid | None = None
 
 
 def export(
@@ -156,11 +151,11 @@ def _embed_alike(
             for fetched in prefetch.run(units(), shard_size=config.shard_size):
                 source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
                 outcome = engine.run(model, len(fetched.unit.shard), source)
-                footprints, grids = fetched.unit.footprints[model.label], fetched.unit.grids
-                for slot, answer in zip(outcome.slots, _answers(outcome), strict=True):
-                    footprint = footprints[slot]
-                    asked = grids[slot].centre_crop(footprint.asked_height, footprint.asked_width)
-                    answers[int(fetched.unit.shard.row[slot])] = replace(answer, asked=asked)
+                unit = fetched.unit
+                for slot, record, vector in zip(outcome.slots, outcome.records, outcome.vectors, strict=True):
+                    answers[int(unit.shard.row[slot])] = RowAnswer(
+                        record, vector, unit.footprints[model.label][slot], map_cells(unit, model, outcome, slot)
+                    )
                 prefetch.release(fetched)
         finally:
             prefetch.stop()
@@ -179,11 +174,29 @@ def embed_arrays(
     """Embed arrays in hand, in batches of the plan's size with a short last one."""
     rows = array_inputs(model, arrays, spatials, windows)
     engine = InferenceEngine(threads=threads, min_valid_fraction=min_valid_fraction, pad=False)
-    return _answers(engine.run(model, len(rows), rows.__getitem__))
+    outcome = engine.run(model, len(rows), rows.__getitem__)
+    return [
+        RowAnswer(record, vector, row.footprint)
+        for record, vector, row in zip(outcome.records, outcome.vectors, rows, strict=True)
+    ]
 
 
-def _answers(outcome: ShardOutcome) -> list[RowAnswer]:
-    return [RowAnswer(record, vector) for record, vector in zip(outcome.records, outcome.vectors, strict=True)]
+def tiling_notes(model: ModelPlan, footprints: Sequence[Footprint]) -> list[str]:
+    """What a user should know of regions that took many forward passes, or of maps put together from several."""
+    config, card = model.embedder.config, model.embedder.card
+    most = max(footprint.forwards for footprint in footprints)
+    notes = []
+    if most > config.input_prep.max_tiles:
+        notes.append(
+            f"a region takes {most} tiles of {card.id}, more than max_tiles={config.input_prep.max_tiles}; "
+            "input_prep='auto' would squeeze it into one input, a smaller region or a coarser scale_m takes fewer"
+        )
+    if most > 1 and config.output.mode == "grid" and not model.embedder.seamless:
+        notes.append(
+            f"a map of {card.id} was put together from {most} tiles, each seen without its neighbours: it may have "
+            "seams where they meet. Overlaps (InputPrepSpec.tile(tile_stride=...)) keep seams away from tiles' edges"
+        )
+    return notes
 
 
 def single_model(plan: RunPlan) -> ModelPlan:

@@ -10,6 +10,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -148,3 +149,21 @@ class NullEmbedder(EmbedderBase):
             raise ValueError("a poisoned row is in this batch")
         flat = image.mean(axis=1).reshape(len(image), -1)
         return np.asarray(np.einsum("bp,pd->bd", flat, _weights(flat.shape[1])), dtype=np.float32)
+
+
+@register("null-map")
+class MapEmbedder(NullEmbedder):
+    """A null model that gives maps as well: sixteen multiples of the mean of each 2 x 2 pixels."""
+
+    seamless = True
+    card = replace(NullEmbedder.card, id="null-map", outputs=("pooled", "grid"), inputs={"single": _contract()})
+
+    def embed_batch(self, arrays: Mapping[str, NDArray[Any]], roi: Floats) -> Floats:
+        """See EmbedderBase."""
+        image = arrays["image"].mean(axis=1)
+        rows, cols = image.shape[1] // 2, image.shape[2] // 2
+        cells = image[:, : 2 * rows, : 2 * cols].reshape(len(image), rows, 2, cols, 2).mean(axis=(2, 4))
+        maps = cells[:, None] * np.arange(1, 17, dtype=np.float32)[:, None, None]
+        if self.config.output.mode == "grid":
+            return np.asarray(maps, dtype=np.float32)
+        return np.asarray(maps.mean(axis=(2, 3)), dtype=np.float32)

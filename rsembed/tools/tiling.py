@@ -50,6 +50,13 @@ class Footprint:
         """Forward passes a row costs (per frame count)."""
         return len(self.tiles)
 
+    def describe(self, native_px: int) -> dict[str, str | int | list[int]]:
+        """How the region met a model with inputs of ``native_px``: ``tile``, ``resize`` or ``whole``, and how many."""
+        height, width = self.tiles[0].height, self.tiles[0].width
+        squeezed = max(height, width) > native_px
+        mode = "tile" if self.forwards > 1 else "resize" if squeezed else "whole"
+        return {"resolved_mode": mode, "n_tiles": self.forwards, "tile_px": [height, width]}
+
 
 def plan_footprint(
     asked_height: int,
@@ -70,6 +77,9 @@ def plan_footprint(
     """
     side = max(asked_height, asked_width)
     size = prep.tile_size or native_px
+    stride = prep.tile_stride or size
+    if stride > size:
+        raise ModelError(f"tile_stride={stride} is more than a tile of {size} pixels, so ground would be left out")
     whole = whole_image(asked_height, asked_width) if in_hand else _square(asked_height, asked_width, side)
     if side <= native_px and context == "native" and not in_hand:
         return _square(asked_height, asked_width, native_px)
@@ -77,8 +87,8 @@ def plan_footprint(
         return whole
     least = 0 if in_hand else _even_up(min(size, native_px))
     fetch_h, fetch_w = max(asked_height, least), max(asked_width, least)
-    rows = _axis_tiles(fetch_h, size, prep.tile_snap_frac)
-    cols = _axis_tiles(fetch_w, size, prep.tile_snap_frac)
+    rows = _axis_tiles(fetch_h, size, stride, prep.tile_snap_frac)
+    cols = _axis_tiles(fetch_w, size, stride, prep.tile_snap_frac)
     count = len(rows) * len(cols)
     if prep.mode == "auto" and count > prep.max_tiles:
         return whole
@@ -119,20 +129,21 @@ def _even_up(n: int) -> int:
     return n + n % 2
 
 
-def _axis_tiles(length: int, size: int, snap_frac: float) -> list[tuple[int, int, float, float]]:
+def _axis_tiles(length: int, size: int, stride: int, snap_frac: float) -> list[tuple[int, int, float, float]]:
     """``(start, stop, owned from, owned to)`` of each tile along one axis.
 
     The last tile is shifted to end with the image; ground covered twice belongs to the tile
     whose side of the overlap's mid-point it lies on. An overhang of at most ``snap_frac``
-    tiles is spread over fewer, slightly larger tiles instead (they are resized).
+    tiles is spread over fewer, slightly larger tiles instead (they are resized), where tiles do not
+    overlap by intent.
     """
     whole = max(1, length // size)
     overhang = length / size - whole
-    if 0 < overhang <= snap_frac:
+    if stride == size and 0 < overhang <= snap_frac:
         cuts = [round(length * i / whole) for i in range(whole + 1)]
         return [(a, b, float(a), float(b)) for a, b in zip(cuts, cuts[1:], strict=False)]
-    count = math.ceil(length / size)
-    starts = [min(i * size, max(0, length - size)) for i in range(count)]
+    count = 1 + math.ceil(max(0, length - size) / stride)
+    starts = [min(i * stride, max(0, length - size)) for i in range(count)]
     stops = [min(start + size, length) for start in starts]
     edges = [0.0, *((stops[i] + starts[i + 1]) / 2 for i in range(count - 1)), float(length)]
     return [(starts[i], stops[i], edges[i], edges[i + 1]) for i in range(count)]

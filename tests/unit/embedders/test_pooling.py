@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from rsembed.embedders.pooling import cell_weights, pool_frames, pool_grids, pool_tokens
-from rsembed.embedders.roi import crop_grid, on_canvas
+from rsembed.embedders.roi import on_canvas
 
 FULL = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 
@@ -58,17 +57,6 @@ def test_pool_frames_when_mean_then_each_cell_over_time() -> None:
     patches = torch.tensor([[1.0, 2.0], [3.0, 6.0]]).reshape(1, 2, 1, 2, 1)
     assert pool_frames(patches, "mean").tolist() == [[[[2.0, 4.0]]]]
     assert pool_frames(patches, "max").tolist() == [[[[3.0, 6.0]]]]
-
-
-def test_crop_grid_when_roi_is_central_then_cells_whose_centre_is_inside() -> None:
-    grid = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-    assert crop_grid(grid, (0.25, 0.25, 0.75, 0.75)).tolist() == [[[5.0, 6.0], [9.0, 10.0]]]
-    assert crop_grid(grid, (0.0, 0.0, 1.0, 1.0)).shape == (1, 4, 4)
-
-
-def test_crop_grid_when_no_centre_is_inside_then_the_cell_around_the_middle() -> None:
-    grid = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-    assert crop_grid(grid, (0.52, 0.52, 0.55, 0.55)).tolist() == [[[10.0]]]
 
 
 def test_on_canvas_when_an_image_is_padded_then_its_roi_shrinks() -> None:

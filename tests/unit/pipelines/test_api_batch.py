@@ -49,7 +49,7 @@ def test_batch_when_places_are_in_any_order_then_answers_are_in_theirs_and_equal
 def test_batch_when_buffers_and_boxes_are_mixed_then_order_is_kept() -> None:
     spatials = [
         PointBuffer(2.0, 42.0),
-        BBox(2.01, 42.0, 2.02, 42.01),
+        BBox(2.01, 42.0, 2.014, 42.003),
         PointBuffer(2.0, 42.0, 20.0),
         PointBuffer(2.05, 42.0),
     ]
