@@ -355,6 +355,7 @@ class InputPrepSpec:
                 "tile_stride must be at most tile_size, or ground is left out; "
                 f"got {self.tile_stride} and {self.tile_size}"
             )
+        _plain(self, "tile_size", "tile_stride", "max_tiles", "max_tiles_hard", "tile_snap_frac")
         if not 1 <= self.max_tiles <= self.max_tiles_hard:
             raise SpecError(f"max_tiles must lie in 1..max_tiles_hard, got {self.max_tiles} and {self.max_tiles_hard}")
         if not (_is_finite(self.tile_snap_frac) and 0 <= self.tile_snap_frac <= 0.5):
