@@ -19,7 +19,8 @@ from rsembed.core.fetching import FetchRecipe, FetchRequest, FramePolicy, Grid
 from rsembed.core.patch import Frame, Json, Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import TemporalSpec, Window
-from rsembed.embedders.base import EmbedderConfig, Floats, Prepared
+from rsembed.embedders.base import EmbedderConfig, Floats
+from rsembed.embedders.prepared import Prepared
 from rsembed.embedders.registry import register
 from rsembed.pipelines.exporter import ExportSummary
 from rsembed.pipelines.plan import RunPlan, plan_run

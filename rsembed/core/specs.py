@@ -38,7 +38,7 @@ def _plain(spec: object, *names: str) -> None:
         value = getattr(spec, name)
         kind: type = type(value)
         if isinstance(value, Real) and kind not in (int, float, bool):
-            object.__setattr__(spec, name, float(value))
+            object.__setattr__(spec, name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def _require_lonlat(lon: float, lat: float) -> None:

@@ -22,6 +22,7 @@ from rsembed.core.fetching import CloudPolicy, FetchRecipe
 from rsembed.core.patch import Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, Window
+from rsembed.embedders.prepared import Prepared
 from rsembed.embedders.roi import canvas_box
 from rsembed.embedders.stitching import Stitched, pool_tiles, stitch
 from rsembed.tools.tiling import FULL, Box, Context, Footprint, Tile
@@ -79,25 +80,6 @@ class View:
             object.__setattr__(self, "slots", tuple(range(len(self.dates))))
         if not self.n_bins:
             object.__setattr__(self, "n_bins", len(self.dates))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One input of the network. ``arrays``: name -> array without a batch axis.
-
-    ``roi``: the part of the input that counts, as fractions of what the network sees. ``area_px``: that ground in
-    pixels. ``covers`` (for maps): what the network sees, ``(left, top, right, bottom)`` in pixels of the fetched image.
-    """
-
-    arrays: Mapping[str, NDArray[Any]]
-    roi: Box
-    area_px: float
-    covers: Box = FULL
-
-    @property
-    def signature(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-        """Inputs of equal signature can share a batch."""
-        return tuple((name, array.shape, array.dtype.str) for name, array in sorted(self.arrays.items()))
 
 
 class EmbedderBase(ABC):

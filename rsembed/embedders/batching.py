@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.errors import DeviceError, ModelError, RSEmbedError
-from rsembed.embedders.base import EmbedderBase, Prepared
+from rsembed.embedders.base import EmbedderBase
+from rsembed.embedders.prepared import Prepared
 from rsembed.embedders.stacking import Buffers, Stack
 from rsembed.tools.cells import CellLattice
 

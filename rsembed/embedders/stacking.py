@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.embedders.base import Floats, Prepared
+from rsembed.embedders.base import Floats
+from rsembed.embedders.prepared import Prepared
 
 
 @dataclass(frozen=True)

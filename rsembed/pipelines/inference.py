@@ -17,8 +17,8 @@ from rsembed.core.errors import CollectionGapError
 from rsembed.core.fetching import Grid
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import Window
-from rsembed.embedders.base import Prepared
 from rsembed.embedders.batching import run_slots
+from rsembed.embedders.prepared import Prepared
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, RowFailure
 from rsembed.pipelines.plan import ModelPlan
 from rsembed.tools.cells import CellLattice

@@ -21,9 +21,10 @@ from rsembed.core.card import RECIPES  # noqa: E402 - the same
 from rsembed.core.fetching import Grid  # noqa: E402 - the same
 from rsembed.core.patch import Frame, Patch  # noqa: E402 - the same
 from rsembed.core.specs import OutputSpec  # noqa: E402 - the same
-from rsembed.embedders.base import EmbedderBase, Prepared  # noqa: E402 - the same
+from rsembed.embedders.base import EmbedderBase  # noqa: E402 - the same
 from rsembed.embedders.catalog import MODEL_SPECS  # noqa: E402 - the same
 from rsembed.embedders.options import make_config, resolve_options  # noqa: E402 - the same
+from rsembed.embedders.prepared import Prepared  # noqa: E402 - the same
 from rsembed.embedders.registry import REGISTRY  # noqa: E402 - the same
 from rsembed.tools.temporal import frame_bins  # noqa: E402 - the same
 from rsembed.tools.tiling import whole_image  # noqa: E402 - the same

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from rsembed.core.specs import OutputSpec
-from rsembed.embedders.base import Prepared
 from rsembed.embedders.nets.transformer import Blocks
+from rsembed.embedders.prepared import Prepared
 from rsembed.tools.tiling import whole_image
 
 ABSOLUTE = {

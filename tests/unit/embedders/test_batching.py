@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rsembed.core.errors import ModelError, classify
 from rsembed.core.specs import OutputSpec
-from rsembed.embedders.base import EmbedderConfig, Floats, Prepared
+from rsembed.embedders.base import EmbedderConfig, Floats
 from rsembed.embedders.batching import SlotResults, StoppedError, run_slots
+from rsembed.embedders.prepared import Prepared
 from rsembed.testing.null import NullEmbedder
 from tests.builders import SlotEmbedder, prepared
 

@@ -15,12 +15,13 @@ from rsembed.core.errors import ModelError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import OutputSpec, Window
 from rsembed.embedders import torch_runtime
-from rsembed.embedders.base import Prepared, View
+from rsembed.embedders.base import View
 from rsembed.embedders.batching import run_slots
 from rsembed.embedders.nets.mae_encoders import ScaleEncoder
 from rsembed.embedders.nets.positions import sincos_2d
 from rsembed.embedders.onthefly.scalemae import CARD, ScaleMae
 from rsembed.embedders.options import make_config
+from rsembed.embedders.prepared import Prepared
 from rsembed.embedders.weights import WeightsHandle, WeightsPin
 
 CASES = Path(__file__).resolve().parents[2] / "parity" / "cases"

@@ -20,10 +20,11 @@ from rsembed.core.patch import Frame, Json, Patch
 from rsembed.core.settings import Settings
 from rsembed.core.specs import Window
 from rsembed.embedders import torch_runtime
-from rsembed.embedders.base import EmbedderBase, Prepared
+from rsembed.embedders.base import EmbedderBase
 from rsembed.embedders.batching import run_slots
 from rsembed.embedders.onthefly import olmoearth
 from rsembed.embedders.options import make_config
+from rsembed.embedders.prepared import Prepared
 from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.estimate import estimate_run
 from rsembed.pipelines.plan import RunPlan, plan_run, sharing_report
