@@ -16,7 +16,7 @@ from rsembed.embedders.base import Precision
 from rsembed.embedders.describe import describe_model_class
 from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.calls import embed_call
-from rsembed.pipelines.keywords import Backend, CallSettings, InputPrep, OnError
+from rsembed.pipelines.keywords import Backend, CallSettings, InputPrep, OnError, checked_backend
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.factory import make_provider
 from rsembed.tools.tiling import Context
@@ -57,8 +57,7 @@ def get_provider(
     :class:`rsembed.providers.raster.RasterProvider`). A provider object is returned as it is; one
     without a source is opened once in this process for equal arguments.
     """
-    if backend is None:
-        backend = "auto"
+    backend = checked_backend(backend)
     if not isinstance(backend, str):
         return backend
     settings = Settings.from_environment()

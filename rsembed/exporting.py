@@ -12,7 +12,7 @@ from rsembed.core.errors import ExportArgumentError, ModelError, SpecError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
-from rsembed.pipelines.keywords import Backend, check_backend, checked_temporal, model_requests
+from rsembed.pipelines.keywords import Backend, check_backend, checked_backend, checked_temporal, model_requests
 from rsembed.pipelines.layouts.dataset import export_dataset
 from rsembed.pipelines.layouts.export_combined import export_combined
 from rsembed.pipelines.layouts.export_items import export_per_item
@@ -150,6 +150,7 @@ def export_batch(
     settings = Settings.from_environment().with_input_cache(cache)
     row_options = RowOptions(id_column=id_column, skip_bad_rows=config.skip_bad_rows)
     request = RunRequest(model_requests(models, sensor, fetch, modality), output, config, device)
+    backend = checked_backend(backend)
     for model in request.models:
         check_backend(configured(model, request), backend)
     job = LayoutJob(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -117,7 +118,8 @@ def _embedding(
 ) -> Embedding:
     record = answer.record
     empty = empty_bins(record.frame_dates)
-    about = dict(meta) | {
+    # A copy: who changes one embedding's facts must not change its neighbours'.
+    about = copy.deepcopy(dict(meta)) | {
         "status": record.status.value,
         "spatial": to_json(spatial),
         "n_images": record.n_images,

@@ -85,12 +85,7 @@ class CallSettings:
             raise ArgumentError(f"on_error must be 'raise' or 'nan', got {self.on_error!r}")
         if not isinstance(self.cache, bool):
             raise ArgumentError(f"cache must be True or False, got {self.cache!r}")
-        if isinstance(self.backend, str):
-            object.__setattr__(self, "backend", known_backend(self.backend))
-        elif self.backend is None:
-            object.__setattr__(self, "backend", "auto")
-        elif isinstance(self.backend, type) or not isinstance(self.backend, ProviderBase):
-            raise ArgumentError(f"backend must be the name of one or what get_provider returns, got {self.backend!r}")
+        object.__setattr__(self, "backend", checked_backend(self.backend))
 
     def changed(self, changes: Mapping[str, object]) -> CallSettings:
         """These settings with some replaced; what is no keyword of the call is an option of the model."""
@@ -140,6 +135,17 @@ class CallSettings:
 
 
 CALL_KEYWORDS = tuple(each.name for each in fields(CallSettings) if each.name != "options")
+
+
+def checked_backend(backend: object) -> Backend:
+    """A provider as it is, or the name of one as it is spelled (None: ``auto``); ArgumentError for anything else."""
+    if backend is None:
+        return "auto"
+    if isinstance(backend, str):
+        return known_backend(backend)
+    if isinstance(backend, type) or not isinstance(backend, ProviderBase):
+        raise ArgumentError(f"backend must be the name of one or what get_provider returns, got {backend!r}")
+    return backend
 
 
 def check_backend(embedder: EmbedderBase, backend: object) -> None:
