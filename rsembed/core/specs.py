@@ -213,6 +213,8 @@ Composite = Literal["median", "mosaic"]
 Orbit = Literal["ASCENDING", "DESCENDING"]
 COMPOSITES = ("median", "mosaic")
 ORBITS = ("ASCENDING", "DESCENDING")
+S1_BY_POWER = {True: "COPERNICUS/S1_GRD_FLOAT", False: "COPERNICUS/S1_GRD"}
+"""In linear power or not -> Sentinel-1's collection."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ class SensorSpec:
 
     ``scale_m`` metres per pixel; ``cloudy_pct`` keeps scenes with at most that cloud cover
     (None: all; ``"recipe"``: the filter of the recipe in force); ``fill_value`` in raw units
-    stands where there is no data.
+    stands where there is no data. ``use_float_linear``: of Sentinel-1's two collections, the one in linear
+    power (True) or in dB (False); None: the one that is named.
     """
 
     collection: str
@@ -232,7 +235,7 @@ class SensorSpec:
     composite: Composite = "median"
     modality: str | None = None
     orbit: Orbit | None = None
-    use_float_linear: bool = True
+    use_float_linear: bool | None = None
     s1_require_iw: bool = True
     s1_relax_iw_on_empty: bool = True
 
@@ -254,8 +257,10 @@ class SensorSpec:
             _require_cloudy(self.cloudy_pct)
         _require_choice("composite", self.composite, COMPOSITES)
         for name in ("use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), bool) and (name, getattr(self, name)) != ("use_float_linear", None):
                 raise SpecError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.use_float_linear is not None and self.collection in S1_BY_POWER.values():
+            object.__setattr__(self, "collection", S1_BY_POWER[self.use_float_linear])
         if self.modality is not None and not isinstance(self.modality, str):
             raise SpecError(f"modality must be a name, got {self.modality!r}")
         if self.orbit is not None:

@@ -27,15 +27,20 @@ def array_input(model: ModelPlan, array: NDArray[np.generic], spatial: Spatial, 
     """``array`` as the input of one row of ``model``.
 
     ``array``: raw provider values, (C, H, W) or (T, C, H, W), bands in the order of the model's
-    contract; NaN and infinite pixels count as missing. Frames are the bins of ``window`` that the
+    contract; NaN, infinite and masked pixels count as missing. Frames are the bins of ``window`` that the
     model wants where they are as many, else equal ones, and dated at their mid-points. Raises ModelError
     for another shape.
     """
     contract = model.embedder.contract
-    given = np.asarray(array)
+    try:
+        given = np.asarray(array)
+    except (TypeError, ValueError) as exc:
+        raise ModelError(f"{model.embedder.card.id} takes an array of real numbers: {exc}") from exc
     if not (np.issubdtype(given.dtype, np.floating) or np.issubdtype(given.dtype, np.integer)):
         raise ModelError(f"{model.embedder.card.id} takes an array of real numbers, got dtype {given.dtype}")
     values = given.astype(np.float32)
+    if isinstance(array, np.ma.MaskedArray):
+        values[np.ma.getmaskarray(array)] = np.nan
     if values.ndim == 3:
         values = values[None]
     if values.ndim != 4 or values.shape[1] != len(contract.bands) or 0 in values.shape:
@@ -78,6 +83,8 @@ def array_inputs(
     model: ModelPlan, arrays: Sequence[NDArray[np.generic]], spatials: Sequence[Spatial], windows: Sequence[Window]
 ) -> list[RowInput]:
     """:func:`array_input` for several rows; the three sequences must be equally long."""
+    if isinstance(arrays, (str, bytes)) or not hasattr(arrays, "__len__"):
+        raise ModelError(f"arrays must be a list with one for each place, got {type(arrays).__name__}")
     if len(arrays) != len(spatials):
         raise ModelError(f"{len(arrays)} arrays were given for {len(spatials)} spatials; give one each")
     return [array_input(model, a, s, w) for a, s, w in zip(arrays, spatials, windows, strict=True)]
