@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsembed.cli.options import SensorOptions, as_recipe, model_request, take, temporal_of, together
+from rsembed.cli.options import SensorOptions, as_recipe, model_request, names, take, temporal_of, together
 from rsembed.core.specs import InputPrepSpec, OutputSpec, TemporalSpec
 from rsembed.pipelines.request import ExportConfig, RunRequest
 from rsembed.pipelines.rows.table import RowOptions
@@ -15,8 +15,10 @@ from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.tools.temporal import parse_days
 
 row_options = together(
-    click.option("--model", "models", metavar="NAME[:OPTION=VALUE,...][@LABEL]", multiple=True, required=True,
-                 help="A model, its options and the folder's name for it; repeatable. `rsembed models` lists them."),
+    click.option("--model", "models", metavar="NAME[:OPTION=VALUE,...][@LABEL]", multiple=True,
+                 help="A model, its options and the output's name for it; repeatable. `rsembed models` lists them."),
+    click.option("--models", "model_list", metavar="A,B,...", help="Several models without options, in the place of "
+                 "several --model."),
     click.option("--year", "years", type=int, multiple=True, help="Calendar year of rows without a time of their own; "
                  "repeatable: a row per year [default: the last complete year]."),
     click.option("--start", metavar="DAY", help="First day of the window, such as 2022-06-01."),
@@ -61,7 +63,7 @@ def run_request(given: Mapping[str, Any], *, device: str, **config: Any) -> RunR
     """What is asked, from a command's parameters; ``config``: settings that only this command has."""
     sensor = take(SensorOptions, given)
     return RunRequest(
-        models=tuple(model_request(text, sensor, given["modality"]) for text in given["models"]),
+        models=tuple(model_request(text, sensor, given["modality"]) for text in _models(given)),
         output=OutputSpec.pooled(given["pooling"]),
         config=ExportConfig(
             recipe=as_recipe(given["recipe"]),
@@ -71,6 +73,17 @@ def run_request(given: Mapping[str, Any], *, device: str, **config: Any) -> RunR
         ),
         device=device,
     )
+
+
+def _models(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """All models that are named; UsageError for none."""
+    listed = names(given["model_list"])
+    if listed is not None and not listed:
+        raise click.UsageError("--models takes names with commas between them, got none")
+    found = (*given["models"], *(listed or ()))
+    if not found:
+        raise click.UsageError("Missing option '--model': name at least one; `rsembed models` lists them")
+    return found
 
 
 def row_options_of(given: Mapping[str, Any]) -> RowOptions:

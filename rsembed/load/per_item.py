@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rsembed.load.arrays import NETCDF, NPZ, read_arrays
 from rsembed.load.result import ExportResult, KnownPlaces, Meta, ModelResult, stacked, status_of
+from rsembed.pipelines.layouts.statuses import row_status
 from rsembed.pipelines.targets import INDEX, PER_ITEM_FOLDER
 from rsembed.writers.array_file import array_key
 
@@ -146,13 +147,6 @@ def window_of(temporal: object) -> tuple[str, str] | None:
         return found["start"], found["end"]
     year = found.get("year")
     return (f"{year:04d}-01-01", f"{year + 1:04d}-01-01") if isinstance(year, int) else None
-
-
-def row_status(entry: Meta) -> str:
-    """What became of an item: our own word where there is one, else the reference system's."""
-    status = str(entry.get("status") or "failed")
-    known = str(entry.get("row_status") or status)
-    return status if status == "failed" and known in ("ok", "low_quality") else known
 
 
 def model_id(entry: Meta) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from rsembed.pipelines.layouts.entries import Entries, Manifest, array_sha1, sta
 from rsembed.pipelines.layouts.items import Items, window_json
 from rsembed.pipelines.layouts.outcomes import HiddenRun, ModelOutcome
 from rsembed.pipelines.layouts.per_item import dims_of
+from rsembed.pipelines.layouts.statuses import row_status
 from rsembed.pipelines.plan import RunPlan
 from rsembed.writers.array_file import SpilledArrays, array_key
 
@@ -104,6 +106,7 @@ class _ModelColumns:
     metas: list[Manifest | None]
     errors: dict[int, str] = field(default_factory=dict)
     stages: dict[int, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     unsettled: bool = False
 
 
@@ -147,6 +150,8 @@ class CombinedRendering:
             columns.metas[index] = self._entries.meta(outcome, window_json(self._items.window(index)))
             if error is None and outcome.vector is not None:
                 columns.vectors.put(index, outcome.vector)
+        status = "ok" if error is None else "failed"
+        columns.counts[row_status({"status": status, "row_status": outcome.status.value})] += 1
         if error is not None:
             columns.errors[index] = error
             columns.stages[index] = "fetch" if outcome.failure is None else outcome.failure.stage
@@ -162,6 +167,7 @@ class CombinedRendering:
                 "inputs": self._input_entry(label),
                 "embeddings": None if columns.vectors is None else columns.vectors.entry(),
                 "metas": None if columns.vectors is None else columns.metas,
+                "counts": dict(columns.counts),
             }
             if failed:
                 entry["failed_indices"] = failed

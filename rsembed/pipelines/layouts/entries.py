@@ -22,11 +22,10 @@ from rsembed.core.specs import OutputSpec
 from rsembed.embedders.describe import describe_model_class
 from rsembed.pipelines.inspection import report_patch
 from rsembed.pipelines.layouts.outcomes import ModelOutcome
+from rsembed.pipelines.layouts.statuses import SETTLED
 from rsembed.pipelines.plan import ModelPlan, RunPlan
 from rsembed.version import __version__
 
-SETTLED = (RowStatus.NO_DATA.value, RowStatus.COLLECTION_GAP.value)
-"""Statuses without an embedding that asking again does not change."""
 Manifest = dict[str, Any]
 """JSON at the edge."""
 

@@ -68,7 +68,7 @@ class _CombinedExport:
             there = self._there() if self._plan.config.resume else None
             if there is not None:
                 self._state.remove()
-                return LayoutResult([there], (self._file,), len(self._items), 0, 0)
+                return self._result(there, len(self._items), 0, 0)
             if not self._plan.config.resume:
                 self._state.forget(self._fingerprint)
             job = self._job
@@ -79,7 +79,11 @@ class _CombinedExport:
                 self._state.forget_others(self._fingerprint)
             else:
                 self._state.remove()
-        return LayoutResult([manifest], (self._file,), 0, done.requests, done.cached)
+        return self._result(manifest, 0, done.requests, done.cached)
+
+    def _result(self, manifest: Manifest, skipped: int, requests: int, cached: int) -> LayoutResult:
+        counts = {entry["model"]: entry["counts"] for entry in manifest["models"]}
+        return LayoutResult([manifest], (self._file,), len(self._items), counts, skipped, requests, cached)
 
     def _folder_of(self, number: int) -> OutputFolder:
         return self._state.portion(self._fingerprint, number)

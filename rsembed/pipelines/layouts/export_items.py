@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rsembed.pipelines.layouts.job import (
 )
 from rsembed.pipelines.layouts.outcomes import HiddenRun, ItemOutcome
 from rsembed.pipelines.layouts.per_item import ItemFiles, render_item
+from rsembed.pipelines.layouts.statuses import row_status
 from rsembed.pipelines.layouts.work import do_work, needs_pixels, planned_portions, refetch_lost
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import RunPlan
@@ -85,7 +87,15 @@ class _ItemExport:
             self._state.write_index(self._index(status_of(manifests)))
             self._state.forget()
         files = tuple(self._files.arrays(index) for index in range(len(self._items)))
-        return LayoutResult(manifests, files, len(there), requests, cached)
+        return LayoutResult(manifests, files, len(files), self._counts(manifests), len(there), requests, cached)
+
+    def _counts(self, manifests: Sequence[Manifest]) -> dict[str, Counter[str]]:
+        """Label -> items by status."""
+        counts: dict[str, Counter[str]] = {model.label: Counter() for model in self._plan.models}
+        for manifest in manifests:
+            for entry in manifest["models"]:
+                counts[entry["model"]][row_status(entry)] += 1
+        return counts
 
     def _folder_of(self, number: int) -> OutputFolder:
         return self._state.portion(self._fingerprint, number)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rsembed.core.embedding import RowStatus
 from rsembed.core.errors import ExportArgumentError, ExportError, ModelError, ProviderError, RSEmbedError, StoreError
 from rsembed.core.serialization import digest
 from rsembed.core.settings import Settings
@@ -85,18 +86,24 @@ class LayoutJob:
 
 @dataclass(frozen=True)
 class LayoutResult:
-    """How an export into a layout ended. ``files``: the arrays' files; ``skipped``: items that were there already."""
+    """How an export into a layout ended.
+
+    ``files``: those of arrays; ``counts``: label -> items by status; ``skipped``: items that were there
+    already; ``requests``, ``cached``: provider requests of this process, and those that the cache spared it.
+    """
 
     manifests: list[Manifest]
     files: tuple[Path, ...]
+    n_items: int
+    counts: Mapping[str, Mapping[str, int]]
     skipped: int
     requests: int
     cached: int
 
     @property
     def n_failed(self) -> int:
-        """Items of which some model has no result."""
-        return sum(manifest["status"] != "ok" for manifest in self.manifests)
+        """Items x models that failed, and would be tried again."""
+        return sum(counts.get(RowStatus.FAILED.value, 0) for counts in self.counts.values())
 
 
 def _check_keys(labels: list[str]) -> None:
