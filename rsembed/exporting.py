@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from rsembed.api import get_provider
-from rsembed.core.errors import ExportArgumentError, ModelError, SpecError
+from rsembed.core.errors import ExportArgumentError, ModelError
 from rsembed.core.settings import Settings
 from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
@@ -183,8 +183,6 @@ def _check_kinds(spatials: object, target: object, config: object, output: objec
         raise ExportArgumentError(f"output must be OutputSpec.pooled() or OutputSpec.grid(), got {output!r}")
     if spatials is None or (isinstance(spatials, (list, tuple)) and not spatials):
         raise ExportArgumentError(f"spatials must be a table or a non-empty list of places, got {spatials!r}")
-    if output.mode != "pooled":
-        raise SpecError("an export holds pooled vectors; grids come from get_embedding(..., output=OutputSpec.grid())")
 
 
 def _windows(temporal: Temporal) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from rsembed.core.card import InputContract
 from rsembed.core.fetching import FetchRecipe, FetchRequest, FramePolicy, Grid
 from rsembed.core.patch import Frame, Json, Patch
 from rsembed.core.settings import Settings
-from rsembed.core.specs import TemporalSpec, Window
+from rsembed.core.specs import OutputSpec, TemporalSpec, Window
 from rsembed.embedders.base import EmbedderConfig, Floats
 from rsembed.embedders.prepared import Prepared
 from rsembed.embedders.registry import register
@@ -118,10 +118,11 @@ def run_export(
     row_options: RowOptions | None = None,
     progress: Any = None,
     settings: Settings | None = None,
+    output: OutputSpec = OutputSpec(),  # noqa: B008 - frozen value
     **changes: Any,
 ) -> ExportSummary:
     return export(
-        run_request(*models, **changes),
+        replace(run_request(*models, **changes), output=output),
         places() if source is None else source,
         windows=windows or WindowPolicy((YEAR,)),
         provider=provider or NullProvider(),

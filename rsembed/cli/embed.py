@@ -24,9 +24,9 @@ from rsembed.cli.options import (
     temporal_of,
     window_options,
 )
+from rsembed.cli.run_options import output_of
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import SpecError
-from rsembed.core.specs import OutputSpec
 
 EPILOG = """\b
 Examples:
@@ -65,8 +65,7 @@ def embed(model: str, **given: Any) -> None:
         sensor=request.sensor,
         fetch=request.fetch,
         modality=request.modality,
-        output=OutputSpec.grid(pooling=given["pooling"]) if given["output"] == "grid" else OutputSpec(
-            "pooled", given["pooling"]),
+        output=output_of(given),
         backend=take(ImageryOptions, given).provider(),
         recipe=as_recipe(given["recipe"]),
         context=given["context"],

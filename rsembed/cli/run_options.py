@@ -33,8 +33,10 @@ row_options = together(
 )  # fmt: skip
 
 work_options = together(
+    click.option("--output", type=click.Choice(["pooled", "grid"]), default="pooled", show_default=True,
+                 help="One vector a row, or a map of vectors; a smaller --shard-size holds fewer maps in memory."),
     click.option("--pooling", type=click.Choice(["mean", "max"]), default="mean", show_default=True,
-                 help="How tokens become one vector."),
+                 help="How tokens (of a map: its frames) become one vector."),
     click.option("--input-prep", type=click.Choice(["tile", "resize", "auto"]), default="tile", show_default=True,
                  help="For regions larger than the model's input."),
     click.option("--precision", type=click.Choice(["fp32", "bf16", "tf32"]), default="fp32", show_default=True,
@@ -64,7 +66,7 @@ def run_request(given: Mapping[str, Any], *, device: str, **config: Any) -> RunR
     sensor = take(SensorOptions, given)
     return RunRequest(
         models=tuple(model_request(text, sensor, given["modality"]) for text in _models(given)),
-        output=OutputSpec.pooled(given["pooling"]),
+        output=output_of(given),
         config=ExportConfig(
             recipe=as_recipe(given["recipe"]),
             input_prep=InputPrepSpec(given["input_prep"]),
@@ -84,6 +86,11 @@ def _models(given: Mapping[str, Any]) -> tuple[str, ...]:
     if not found:
         raise click.UsageError("Missing option '--model': name at least one; `rsembed models` lists them")
     return found
+
+
+def output_of(given: Mapping[str, Any]) -> OutputSpec:
+    """What comes out of a model, from the parameters ``output`` and ``pooling``."""
+    return OutputSpec(given["output"], given["pooling"])
 
 
 def row_options_of(given: Mapping[str, Any]) -> RowOptions:

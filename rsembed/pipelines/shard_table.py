@@ -12,7 +12,7 @@ from rsembed.core.embedding import RowStatus
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import FailureRecord
 from rsembed.pipelines.fetch_unit import FetchUnit
-from rsembed.pipelines.inference import RowRecord, ShardOutcome
+from rsembed.pipelines.inference import RowRecord, ShardOutcome, map_cells
 from rsembed.pipelines.plan import ModelPlan, RunPlan
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.tools.spatial import GridArray
@@ -33,7 +33,8 @@ def model_schema(plan: RunPlan, model: ModelPlan, carried: pa.Schema, fingerprin
         "commercial": card.licence.commercial,
         "attribution": card.licence.attribution,
     }
-    return part_schema(model.embedder.dim, plan.config.dtype, carried, metadata)
+    maps = model.embedder.config.output.mode == "grid"
+    return part_schema(model.embedder.dim, plan.config.dtype, carried, metadata, maps=maps)
 
 
 def shard_table(unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, schema: pa.Schema) -> pa.Table:
@@ -67,6 +68,9 @@ def shard_table(unit: FetchUnit, model: ModelPlan, outcome: ShardOutcome, schema
         scene_ids=[record.scene_ids for record in rows],
         vectors=[vectors.get(slot) for slot in range(len(shard))],
         carried=shard.carried,
+        cells=[map_cells(unit, model, outcome, slot) for slot in range(len(shard))]
+        if outcome.cells
+        else [None] * len(shard),
     )
     return build_part(columns, schema)
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +18,19 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
+from rsembed.core.embedding import CellGrid
 from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 
 ROW_GROUP_ROWS = 2048
 RESERVED_COLUMNS = (
     "id", "row", "seq", "start", "end", "status", "lon", "lat", "geometry", "footprint", "bbox", "epsg", "n_images",
-    "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "embedding",
+    "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "embedding", "grid_shape",
+    "grid_transform",
 )  # fmt: skip
-"""Columns of every dataset; the user's own columns follow them."""
+"""Columns of a dataset (the last two of one of maps); the user's own columns follow them."""
 
+_MAP_FIELDS = (pa.field("grid_shape", pa.list_(pa.int32(), 3)), pa.field("grid_transform", pa.list_(pa.float64(), 6)))
 _BBOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
 
 
@@ -35,7 +39,8 @@ class PartColumns:
     """The rows of one part, as columns of equal length N.
 
     ``geometry``: WKB as given; ``footprints``: shapely geometries; ``bbox_n4``: float64 (N, 4)
-    xmin, ymin, xmax, ymax of the geometry; ``vectors``: float32 (D,) or None a row.
+    xmin, ymin, xmax, ymax of the geometry; ``vectors``: float32 (D,), or (D, h, w) in a dataset of maps, or None a
+    row; ``cells``: where each map lies.
     """
 
     ids: pa.Array
@@ -58,10 +63,17 @@ class PartColumns:
     scene_ids: Sequence[Sequence[str]]
     vectors: Sequence[NDArray[np.float32] | None]
     carried: pa.RecordBatch
+    cells: Sequence[CellGrid | None] = ()
 
 
-def part_schema(dim: int, dtype: str, carried: pa.Schema, metadata: Mapping[str, Json]) -> pa.Schema:
-    """Schema of a dataset of ``dim``-long vectors stored as ``dtype``, with the user's columns."""
+def part_schema(
+    dim: int, dtype: str, carried: pa.Schema, metadata: Mapping[str, Json], *, maps: bool = False
+) -> pa.Schema:
+    """Schema of a dataset of ``dim``-long vectors (or of maps of them) stored as ``dtype``, with the user's columns.
+
+    A map is the list of its D * h * w numbers, with its shape ``(D, h, w)`` and the affine transform of its cells in
+    the row's ``epsg``.
+    """
     value = pa.float16() if dtype == "float16" else pa.float32()
     fields = [
         pa.field("id", pa.string(), nullable=False),
@@ -82,7 +94,11 @@ def part_schema(dim: int, dtype: str, carried: pa.Schema, metadata: Mapping[str,
         pa.field("valid_fraction", pa.float32()),
         pa.field("frame_dates", pa.list_(pa.date32())),
         pa.field("scene_ids", pa.list_(pa.string())),
-        pa.field("embedding", pa.list_(value, dim)),
+        *(
+            [pa.field("embedding", pa.large_list(value)), *_MAP_FIELDS]
+            if maps
+            else [pa.field("embedding", pa.list_(value, dim))]
+        ),
         *carried,
     ]
     text = json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=False)
@@ -124,8 +140,11 @@ def build_part(columns: PartColumns, schema: pa.Schema) -> pa.Table:
         "valid_fraction": pa.array(columns.valid_fraction, pa.float32()),
         "frame_dates": pa.array(columns.frame_dates, pa.list_(pa.date32())),
         "scene_ids": pa.array(columns.scene_ids, pa.list_(pa.string())),
-        "embedding": _vectors(columns.vectors, embedding),
     }
+    if "grid_shape" in schema.names:
+        arrays |= _maps(columns, schema)
+    else:
+        arrays["embedding"] = _vectors(columns.vectors, embedding)
     for name in columns.carried.schema.names:
         arrays[name] = columns.carried.column(name)
     return pa.Table.from_arrays([_whole(arrays[field.name], field.type) for field in schema], schema=schema)
@@ -138,22 +157,52 @@ def _whole(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _vectors(vectors: Sequence[NDArray[np.float32] | None], kind: pa.FixedSizeListType) -> pa.Array:
-    dtype = np.float16 if pa.types.is_float16(kind.value_type) else np.float32
+    dtype = _dtype(kind)
     flat = np.zeros((len(vectors), kind.list_size), dtype=dtype)
     absent = np.ones(len(vectors), dtype=bool)
-    limit = float(np.finfo(dtype).max)
     for i, vector in enumerate(vectors):
         if vector is not None:
-            largest = float(np.abs(vector).max(initial=0.0))
-            if largest > limit:
-                raise ExportError(
-                    f"a vector holds {largest:g}, more than {flat.dtype} can ({limit:g}); export with dtype='float32'"
-                )
+            _check_range(vector, dtype)
             flat[i] = vector
             absent[i] = False
     return pa.FixedSizeListArray.from_arrays(
         pa.array(flat.reshape(-1), kind.value_type), type=kind, mask=pa.array(absent)
     )
+
+
+def _maps(columns: PartColumns, schema: pa.Schema) -> dict[str, pa.Array]:
+    """The columns of a dataset of maps."""
+    kind = schema.field("embedding").type
+    dtype = _dtype(kind)
+    flat: list[NDArray[Any]] = []
+    shapes: list[tuple[int, ...] | None] = []
+    for values in columns.vectors:
+        if values is not None:
+            _check_range(values, dtype)
+            flat.append(values.astype(dtype).reshape(-1))
+        shapes.append(None if values is None else values.shape)
+    sizes = np.array([0 if shape is None else int(np.prod(shape)) for shape in shapes], dtype=np.int64)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int64())
+    numbers = pa.array(np.concatenate([np.empty(0, dtype), *flat]), kind.value_type)
+    absent = pa.array([shape is None for shape in shapes])
+    return {
+        "embedding": pa.LargeListArray.from_arrays(offsets, numbers, type=kind, mask=absent),
+        "grid_shape": pa.array(shapes, schema.field("grid_shape").type),
+        "grid_transform": pa.array(
+            [None if cells is None else cells.transform for cells in columns.cells], schema.field("grid_transform").type
+        ),
+    }
+
+
+def _dtype(kind: pa.DataType) -> np.dtype[Any]:
+    return np.dtype(np.float16 if pa.types.is_float16(kind.value_type) else np.float32)
+
+
+def _check_range(values: NDArray[np.float32], dtype: np.dtype[Any]) -> None:
+    limit = float(np.finfo(dtype).max)
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > limit:
+        raise ExportError(f"a vector holds {largest:g}, more than {dtype} can ({limit:g}); export with dtype='float32'")
 
 
 def write_tables(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> int:

@@ -94,12 +94,22 @@ class Job:
     models: Sequence[str] = ("null",)
     backend: Mapping[str, Any] | None = None
     shard_size: int = 32
+    options: Sequence[str] = ()
 
     def words(self) -> list[str]:
         """As the command line has it."""
         models = [word for model in self.models for word in ("--model", model)]
         options = ["--backend-options", json.dumps(dict(self.backend or {}))] if self.backend else []
-        return [str(self.table), *models, "--backend", "null", *options, "--shard-size", str(self.shard_size)]
+        return [
+            str(self.table),
+            *models,
+            "--backend",
+            "null",
+            *options,
+            "--shard-size",
+            str(self.shard_size),
+            *self.options,
+        ]
 
 
 class Trial:

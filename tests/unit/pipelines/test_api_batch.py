@@ -213,8 +213,8 @@ def test_export_batch_when_models_are_no_list_then_refused(tmp_path: Path, model
         export(tmp_path / "out", models=models)
 
 
-def test_export_batch_when_a_grid_is_asked_then_it_says_where_grids_come_from(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="get_embedding"):
+def test_export_batch_when_the_model_has_no_maps_then_it_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="null gives pooled, not 'grid'"):
         export(tmp_path / "out", output=OutputSpec.grid())
 
 

@@ -43,7 +43,11 @@ def columns(n: int = 5, first: int = 0, dim: int = 4) -> PartColumns:
 
 
 def test_part_when_built_then_reserved_columns_come_first_and_the_users_follow() -> None:
-    assert tuple(schema().names) == (*RESERVED_COLUMNS, "name", "height")
+    assert tuple(schema().names) == (*RESERVED_COLUMNS[:-2], "name", "height")
+
+
+def test_part_when_it_holds_maps_then_all_reserved_columns_come_first() -> None:
+    assert tuple(part_schema(4, "float32", CARRIED, {}, maps=True).names) == (*RESERVED_COLUMNS, "name", "height")
 
 
 def test_part_when_a_row_has_no_vector_then_it_is_null_and_the_others_are_exact(tmp_path: Path) -> None:

@@ -1,0 +1,17 @@
+"""A run of maps on the fleet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.acceptance.fleet_parts import Job, Trial, write_places
+from tests.builders import files
+
+
+def test_run_when_maps_are_asked_for_then_its_bytes_are_those_of_a_local_export(trial: Trial, tmp_path: Path) -> None:
+    table = write_places(tmp_path / "places.parquet", 40, lon=7.0)
+    job = Job(table, ("null-map", "null-map@again"), shard_size=8, options=("--output", "grid", "--buffer", "110"))
+    trial.wait(trial.start(job, tmp_path / "out"))
+    local = trial.local(job, tmp_path / "local")
+    assert {name: data for name, data in files(tmp_path / "out").items() if name in local} == local
+    assert any(name.startswith("again/part-") for name in local)
