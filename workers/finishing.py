@@ -115,6 +115,7 @@ class Finisher:
             description=loaded.spec.description,
             fingerprint=record.fingerprint,
             npz=loaded.spec.npz,
+            zarr=loaded.spec.zarr,
             before_write=go_on,
         )
         loaded.output.remove_tmp()

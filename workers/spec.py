@@ -31,7 +31,7 @@ from rsembed.providers.routing import describe_for
 from rsembed.version import __version__
 from workers.carried import schema_from_json, schema_to_json
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Raised whenever an older version of this code could not read a spec, or would read it wrongly."""
 
 
@@ -122,24 +122,22 @@ class RunSpec:
     weights: Mapping[str, WeightsPin] = field(default_factory=dict)
     carried: tuple[tuple[str, str], ...] = ()
     npz: bool = False
+    zarr: bool | None = None
     submitted_by: str = __version__
     version: int = SPEC_VERSION
 
     @classmethod
     def of(
-        cls, plan: RunPlan, request: RunRequest, provider: ProviderSpec, table: RowTable, *, npz: bool = False
-    ) -> RunSpec:
+        cls, plan: RunPlan, request: RunRequest, provider: ProviderSpec, table: RowTable,
+        *, npz: bool = False, zarr: bool | None = None,
+    ) -> RunSpec:  # fmt: skip
         """The spec of a plan whose weights are locked, over the rows of ``table``."""
         description = describe_run(plan, table)
         return cls(
-            request=request,
-            provider=provider,
-            description=description,
-            fingerprint=fingerprint(description, table.digest),
+            request, provider, description, fingerprint(description, table.digest),
             weights={m.label: _pin(m.weights) for m in plan.models if m.weights is not None},
-            carried=schema_to_json(table.carried),
-            npz=npz,
-        )
+            carried=schema_to_json(table.carried), npz=npz, zarr=zarr,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Json]:
         """Plain JSON; keys of the description stay as they are."""

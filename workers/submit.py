@@ -54,13 +54,15 @@ class SubmitOptions:
 
     ``priority``: higher goes first. ``max_requests``: provider requests after which the run pauses
     itself. ``new``: an ended run of the same request and output is forgotten and done again.
-    ``npz``: also one ``<label>.npz`` per model. ``who``: the operator, for the run's events.
+    ``npz``, ``zarr``: what is written beside the datasets, as in DatasetTarget. ``who``: the operator, for the
+    run's events.
     """
 
     priority: int = 0
     max_requests: int | None = None
     new: bool = False
     npz: bool = False
+    zarr: bool | None = None
     who: str = ""
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ def submit(
     with planned(request, source, windows=windows, provider=provider, out=out, settings=settings, rows=rows) as good:
         on_planned(good)
         plan = _lock_weights(good.plan, settings, output)
-        spec = RunSpec.of(plan, request, provider, good.table, npz=options.npz)
+        spec = RunSpec.of(plan, request, provider, good.table, npz=options.npz, zarr=options.zarr)
         output.claim(spec.fingerprint, spec.description)
         earlier = ledger.find_run(spec.fingerprint, out)
         if earlier is not None and (options.new or earlier.state is RunState.DROPPING):

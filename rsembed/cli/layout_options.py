@@ -41,7 +41,7 @@ _ONLY_FILES = {
     "no_json": "--no-json",
     "fail_on_bad_input": "--fail-on-bad-input",
 }
-_ONLY_DATASETS = {"npz": "--npz", "keep_inputs": "--keep-inputs"}
+_ONLY_DATASETS = {"npz": "--npz", "zarr": "--zarr", "keep_inputs": "--keep-inputs"}
 
 
 def layout_config(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,9 @@ def target_of(given: Mapping[str, Any]) -> DatasetTarget | PerItemTarget | Combi
     out = given["out"]
     if given["layout"] == "per-item":
         return ExportTarget.per_item(out)
-    return ExportTarget.combined(out) if given["layout"] == "combined" else ExportTarget.dataset(out, npz=given["npz"])
+    if given["layout"] == "combined":
+        return ExportTarget.combined(out)
+    return ExportTarget.dataset(out, npz=given["npz"], zarr=given["zarr"])
 
 
 def single_place(given: Mapping[str, Any]) -> Spatial | None:

@@ -52,6 +52,8 @@ work_options = together(
                  help="Tries of a request that may succeed later."),
     click.option("--keep-inputs", is_flag=True, help="Keep the fetched pixels when the run has ended."),
     click.option("--npz", is_flag=True, help="Also one LABEL.npz per model, rows in input order."),
+    click.option("--zarr/--no-zarr", default=None,
+                 help="Also one Zarr store LABEL.zarr per model.  [default: for maps]"),
 )  # fmt: skip
 
 

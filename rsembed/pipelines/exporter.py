@@ -24,7 +24,7 @@ from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
 from rsembed.pipelines.checkpoint import FileCheckpoint
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit
-from rsembed.pipelines.finish import finish_run, status_totals, write_report
+from rsembed.pipelines.finish import finish_run, status_totals, wants_zarr, write_report
 from rsembed.pipelines.inference import InferenceEngine, ShardOutcome, unit_source
 from rsembed.pipelines.input_store import InputPack
 from rsembed.pipelines.local_fetching import open_prefetch
@@ -102,6 +102,7 @@ class BatchExporter:
         provider: ProviderBase,
         out: Path,
         npz: bool = False,
+        zarr: bool | None = None,
         progress: ProgressListener | None = None,
         pad: bool = True,
         settings: Settings | None = None,
@@ -112,6 +113,7 @@ class BatchExporter:
         self._provider = provider
         self._folder = OutputFolder(out)
         self._npz = npz
+        self._zarr = wants_zarr(plan, zarr)
         self._progress = progress or SilentProgress()
         self._pad = pad
         self._stop = threading.Event()
@@ -181,7 +183,8 @@ class BatchExporter:
         files = (self._folder.manifest, self._folder.root / "parts.parquet", self._folder.root / "failures.parquet")
         if not all(path.exists() for path in files):
             return False
-        if self._npz and not all((self._folder.root / f"{m.label}.npz").exists() for m in self._plan.models):
+        beside = [*([".npz"] if self._npz else []), *([".zarr/zarr.json"] if self._zarr else [])]
+        if not all((self._folder.root / (m.label + name)).exists() for m in self._plan.models for name in beside):
             return False
         shards = range(self._shape.n_shards)
         return all(
@@ -302,7 +305,16 @@ class BatchExporter:
                 self._table.write_skipped(path)
                 self._folder.store.put("skipped.parquet", path, replaces=ANY)
         # Last of all the manifest: it says that everything else is there.
-        finish_run(state, self._folder, self._plan, schemas, description=description, fingerprint=name, npz=self._npz)
+        finish_run(
+            state,
+            self._folder,
+            self._plan,
+            schemas,
+            description=description,
+            fingerprint=name,
+            npz=self._npz,
+            zarr=self._zarr,
+        )
 
     def _write_report(self, state: RunState, seconds: float) -> None:
         shards = [record for model in self._plan.models for record in state.records_of(model.label)]

@@ -27,6 +27,7 @@ from rsembed.writers.atomic import json_text
 from rsembed.writers.dataset import write_tables
 from rsembed.writers.npz import write_npz
 from rsembed.writers.store import Stored, scratch_file
+from rsembed.writers.zarr_store import write_zarr
 
 _PARTS_FILE, _FAILURES_FILE = "parts.parquet", "failures.parquet"
 _RUN_FILES = (_PARTS_FILE, _FAILURES_FILE, MANIFEST)
@@ -54,16 +55,18 @@ def finish_run(
     description: Mapping[str, Json],
     fingerprint: str,
     npz: bool,
+    zarr: bool | None = None,
     before_write: Callable[[], None] = lambda: None,
 ) -> None:
     """Compact every model's shards and write the run's own files; may be repeated after a crash.
 
+    ``npz``, ``zarr``: what is written beside the datasets, as in DatasetTarget.
     ``before_write`` is called before each file and stops the rest by raising. A file takes the
     place only of what stood there when this began: StoreConflictError says that somebody else
     finishes the same run. Raises LostShardError for a shard that has to be done again.
     """
     labels = [model.label for model in plan.models]
-    names = [*_RUN_FILES, *(f"{label}.npz" for label in labels), *(f"{label}/" for label in labels)]
+    names = [*_RUN_FILES, *(f"{label}{end}" for label in labels for end in (".npz", ".zarr/", "/"))]
     writer = _Writer(output, names, before_write)
     try:
         for label in labels:
@@ -77,10 +80,13 @@ def finish_run(
     writer.write(_PARTS_FILE, partial(_fill_table, _PARTS, [_part_row(record) for record in parts]))
     failures = [row for label in labels for row in _failure_rows(state, label)]
     writer.write(_FAILURES_FILE, partial(_fill_table, _FAILURES, failures))
-    if npz:
-        for label in labels:
-            files = [record.name for record in state.parts_of(label)]
+    for label in labels:
+        files = [record.name for record in state.parts_of(label)]
+        # What an earlier call was asked for must not tell of fewer rows than the dataset.
+        if npz or writer.stood(f"{label}.npz"):
             writer.write(f"{label}.npz", partial(write_npz, output.store, files))
+        if wants_zarr(plan, zarr) or writer.stood(f"{label}.zarr/zarr.json"):
+            write_zarr(output.store, files, partial(writer.put, f"{label}.zarr"))
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
@@ -91,6 +97,11 @@ def finish_run(
     }
     text = json_text(manifest).encode()
     writer.write(MANIFEST, lambda path: path.write_bytes(text))
+
+
+def wants_zarr(plan: RunPlan, asked: bool | None) -> bool:
+    """Whether a run writes Zarr stores: as ``asked``, or where its rows are maps."""
+    return any(m.embedder.config.output.mode == "grid" for m in plan.models) if asked is None else asked
 
 
 class _Writer:
@@ -108,6 +119,16 @@ class _Writer:
             fill(path)
             self._before_write()
             return self._store.put(name, path, replaces=self._etags.get(name))
+
+    def put(self, folder: str, name: str, data: bytes) -> Stored:
+        """Put ``data`` in its place, the file ``name`` in ``folder``."""
+        self._before_write()
+        path = f"{folder}/{name}"
+        return self._store.put(path, data, replaces=self._etags.get(path))
+
+    def stood(self, name: str) -> bool:
+        """Whether there was a file ``name``."""
+        return name in self._etags
 
 
 def _compact(state: RunState, writer: _Writer, name: str, label: str, part: int, schema: pa.Schema) -> None:

@@ -81,6 +81,7 @@ def export(
             provider=provider,
             out=target.out,
             npz=target.npz,
+            zarr=target.zarr,
             progress=progress,
             pad=pad,
             settings=settings,

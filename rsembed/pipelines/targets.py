@@ -28,7 +28,7 @@ class ExportTarget:
 
     if TYPE_CHECKING:
 
-        def __new__(cls, out: _AnyPath, npz: bool = False) -> DatasetTarget: ...
+        def __new__(cls, out: _AnyPath, npz: bool = False, zarr: bool | None = None) -> DatasetTarget: ...
 
     else:
 
@@ -36,9 +36,9 @@ class ExportTarget:
             return object.__new__(DatasetTarget if cls is ExportTarget else cls)
 
     @staticmethod
-    def dataset(out: _AnyPath, *, npz: bool = False) -> DatasetTarget:
-        """A folder with one GeoParquet dataset per model; ``npz``: also one ``<label>.npz`` per model."""
-        return DatasetTarget(out, npz)
+    def dataset(out: _AnyPath, *, npz: bool = False, zarr: bool | None = None) -> DatasetTarget:
+        """A folder with one GeoParquet dataset per model; ``npz``, ``zarr``: see :class:`DatasetTarget`."""
+        return DatasetTarget(out, npz, zarr)
 
     @staticmethod
     def per_item(out_dir: _AnyPath, names: Iterable[str] | None = None) -> PerItemTarget:
@@ -55,15 +55,17 @@ class ExportTarget:
 class DatasetTarget(ExportTarget):
     """A folder with one GeoParquet dataset per model.
 
-    ``npz``: also one ``<label>.npz`` per model, rows in the order of the input.
+    ``npz``: also one ``<label>.npz`` per model, rows in the order of the input. ``zarr``: also one Zarr store
+    ``<label>.zarr`` per model (None: where its rows are maps).
     """
 
     out: Path
     npz: bool = False
+    zarr: bool | None = None
 
     if TYPE_CHECKING:
 
-        def __init__(self, out: _AnyPath, npz: bool = False) -> None: ...
+        def __init__(self, out: _AnyPath, npz: bool = False, zarr: bool | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", _path("out", self.out))

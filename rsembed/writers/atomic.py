@@ -15,11 +15,11 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")
 
 def safe_label(label: str) -> str:
     """``label`` if it can name a folder inside the output; raises ExportError otherwise."""
-    taken = label.lower().endswith((".json", ".parquet", ".npz"))
+    taken = label.lower().endswith((".json", ".parquet", ".npz", ".zarr"))
     if not _LABEL.fullmatch(label) or ".." in label or taken:
         raise ExportError(
             f"{label!r} cannot name a folder: use letters, digits and . _ + = - (at most 100, no '..'), "
-            "starting with a letter or digit and not ending like a file of the run (.json, .parquet, .npz)"
+            "starting with a letter or digit and not ending like a file of the run (.json, .parquet, .npz, .zarr)"
         )
     return label
 

@@ -44,7 +44,8 @@ class ZarrGroup:
     def write(self, variable: Variable) -> None:
         """Add an array. Raises ExportError for slices that do not add up, and for a dimension of two lengths.
 
-        Chunks of nothing but the fill value are left out, as the format allows.
+        Chunks of nothing but the fill value are written, too (the format would allow to leave them out): so the files'
+        names follow from the shape alone, and one written again leaves nothing of what stood there.
         """
         encoding, shape = variable.encoding(), variable.shape
         dimension_sizes([*self._variables, variable])
@@ -73,8 +74,6 @@ class ZarrGroup:
         for rest in itertools.product(*counts):
             inner = tuple(slice(i * length, (i + 1) * length) for i, length in zip(rest, chunk[1:], strict=True))
             part = block[(slice(None), *inner)] if chunk else block
-            if encoding.dtype.kind == "f" and np.isnan(fill) and np.isnan(part).all():
-                continue
             if part.shape != chunk:
                 whole = np.full(chunk, fill, dtype=part.dtype)
                 whole[tuple(slice(length) for length in part.shape)] = part

@@ -115,10 +115,10 @@ class BucketRun:
                 self.checkpoint.commit(record)
             prefetch.release(fetched)
 
-    def finish(self, *, npz: bool = True, before_write: Callable[[], None] = lambda: None) -> None:
+    def finish(self, *, npz: bool = True, zarr: bool = False, before_write: Callable[[], None] = lambda: None) -> None:
         finish_run(
             self.state(), self.output, self.plan, self.schemas, description=self.description,
-            fingerprint=self.fingerprint, npz=npz, before_write=before_write,
+            fingerprint=self.fingerprint, npz=npz, zarr=zarr, before_write=before_write,
         )  # fmt: skip
 
 

@@ -53,9 +53,9 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], BlobS
     return lambda: open_store(url, scratch=tmp_path / "spool")
 
 
-def local(folder: Path, provider: NullProvider) -> dict[str, bytes]:
+def local(folder: Path, provider: NullProvider, *, zarr: bool = False) -> dict[str, bytes]:
     """Files of the same run by a local export."""
-    run_export(folder, places(N_ROWS), *MODELS, provider=provider, npz=True, max_attempts=1)
+    run_export(folder, places(N_ROWS), *MODELS, provider=provider, npz=True, zarr=zarr, max_attempts=1)
     return files(folder)
 
 
@@ -64,8 +64,8 @@ def test_run_when_finished_then_names_and_bytes_are_those_of_a_local_export(
 ) -> None:
     run = make_run(opened(), tmp_path)
     run.work(faulty(*BROKEN))
-    run.finish()
-    assert contents(run.output) == local(tmp_path / "local", faulty(*BROKEN))
+    run.finish(zarr=True)
+    assert contents(run.output) == local(tmp_path / "local", faulty(*BROKEN), zarr=True)
     assert list((tmp_path / "spool").glob("*")) == []
 
 
@@ -74,10 +74,10 @@ def test_run_when_failed_rows_are_done_again_then_bytes_are_those_of_a_run_witho
 ) -> None:
     run = make_run(opened(), tmp_path)
     run.work(faulty(*BROKEN))
-    run.finish()
+    run.finish(zarr=True)
     run.work(NullProvider())
-    run.finish()
-    assert contents(run.output) == local(tmp_path / "local", NullProvider())
+    run.finish()  # the store that stands there follows its dataset
+    assert contents(run.output) == local(tmp_path / "local", NullProvider(), zarr=True)
 
 
 def test_run_when_only_some_failed_rows_are_done_again_then_the_others_are_still_recorded(
@@ -122,14 +122,14 @@ class Dying:
             raise KeyboardInterrupt
 
 
-def finish_dying(run: BucketRun, opened: Callable[[], BlobStore]) -> int:
-    """Finish again and again, each time dying one step later; returns how often it died."""
+def finish_dying(run: BucketRun, opened: Callable[[], BlobStore], *, zarr: bool = False, stride: int = 1) -> int:
+    """Finish again and again, each time dying ``stride`` steps later; returns how often it died."""
     deaths = 0
-    for step in range(1, 100):
+    for step in range(1, 200, stride):
         for after in (False, True):
             run.output = RunOutput(Dying(opened(), step, after=after))
             try:
-                run.finish()
+                run.finish(zarr=zarr)
             except KeyboardInterrupt:
                 deaths += 1
             else:
@@ -147,6 +147,17 @@ def test_finish_when_it_dies_at_every_step_then_the_next_one_ends_with_the_same_
     run.work(NullProvider())
     assert finish_dying(run, opened) >= 12
     assert contents(RunOutput(opened())) == local(tmp_path / "local", NullProvider())
+
+
+def test_finish_when_it_dies_within_a_zarr_store_then_the_next_one_ends_with_the_same_bytes(
+    opened: Callable[[], BlobStore], tmp_path: Path
+) -> None:
+    run = make_run(opened(), tmp_path)
+    run.work(faulty(*BROKEN))
+    assert finish_dying(run, opened, zarr=True, stride=19) >= 6
+    run.work(NullProvider())
+    assert finish_dying(run, opened, zarr=True, stride=23) >= 6
+    assert contents(RunOutput(opened())) == local(tmp_path / "local", NullProvider(), zarr=True)
 
 
 def test_finish_when_another_finished_a_later_generation_meanwhile_then_nothing_of_it_is_overwritten(

@@ -147,6 +147,7 @@ class _Call:
                     max_requests=given["max_requests"],
                     new=given["new"],
                     npz=given["npz"],
+                    zarr=given["zarr"],
                     who=operator(),
                 ),
                 on_planned=(lambda _: None) if silent else _tell_plan,

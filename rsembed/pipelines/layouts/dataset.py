@@ -33,7 +33,7 @@ def export_dataset(job: LayoutJob, target: DatasetTarget) -> ExportSummary:
         else:
             beside = target.out.with_name(f".{target.out.name}.rsembed-new")
             shutil.rmtree(beside, ignore_errors=True)
-            summary = _export(job, DatasetTarget(beside, target.npz))
+            summary = _export(job, replace(target, out=beside))
             summary = _swapped(summary, target.out, beside)
     if not config.continue_on_error:
         _raise_first_failure(summary)

@@ -87,6 +87,7 @@ def do_work(
                     portion.table,
                     provider=provider,
                     out=folder.root,
+                    zarr=False,
                     progress=progress,
                     settings=settings,
                 )

@@ -102,6 +102,7 @@ def test_export_when_dry_then_nothing_is_written(tmp_path: Path, catalog: Path) 
         (("--no-inputs",), "--no-inputs belongs to"),
         (("--fail-on-bad-input",), "--fail-on-bad-input belongs to"),
         (("--layout", "combined", "--npz"), "--npz belongs to --layout dataset"),
+        (("--layout", "combined", "--zarr"), "--zarr belongs to --layout dataset"),
         (("--layout", "per-item", "--keep-inputs"), "--keep-inputs belongs to --layout dataset"),
         (("--layout", "per-item", "--no-inputs", "--no-embeddings"), "nothing would be written"),
         (("--bbox", "1,2,3,4"), "give one of TABLE, --bbox and --pointbuffer, not several"),

@@ -56,7 +56,10 @@ def test_lock_when_held_then_the_second_is_refused_until_it_is_released(tmp_path
     folder.lock().close()
 
 
-@pytest.mark.parametrize("label", ["../up", "a/b", "", ".hidden", "_tmp", "x" * 101, "manifest.json", "a.npz"])
+LABELS = ["../up", "a/b", "", ".hidden", "_tmp", "x" * 101, "manifest.json", "a.npz", "a.zarr"]
+
+
+@pytest.mark.parametrize("label", LABELS)
 def test_names_when_a_label_could_leave_its_place_then_refused(tmp_path: Path, label: str) -> None:
     folder = OutputFolder(tmp_path)
     for name in (folder.shard_name, folder.part_name):

@@ -82,7 +82,7 @@ def test_plan_when_labels_are_equal_then_refused_with_how_to_name_them() -> None
         run_plan("null", "null:poison=4")
 
 
-@pytest.mark.parametrize("label", ["../../x", "/etc", "a/b", "..", "report.json", "a.npz"])
+@pytest.mark.parametrize("label", ["../../x", "/etc", "a/b", "..", "report.json", "a.npz", "a.zarr"])
 def test_plan_when_a_label_could_leave_the_output_then_refused(label: str) -> None:
     with pytest.raises(ExportError, match="cannot name a folder"):
         run_plan(ExportModelRequest("null", label=label))
