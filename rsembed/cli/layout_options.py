@@ -28,7 +28,7 @@ layout_options = together(
                  "[default: npz]."),
     click.option("--no-inputs", is_flag=True, help="Leave the pixels out of per-item and combined files."),
     click.option("--no-embeddings", is_flag=True, help="Only the pixels; no model is run."),
-    click.option("--no-json", is_flag=True, help="No JSON beside the files (they are then not read back or resumed)."),
+    click.option("--no-json", is_flag=True, help="No JSON beside the files."),
     click.option("--fail-on-bad-input", is_flag=True, help="Count a place as failed when its pixels look wrong: "
                  "constant, or mostly missing."),
     click.option("--restart", is_flag=True, help="Do everything again; what is there gives way when the new is whole."),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rsembed.load.arrays import NETCDF, NPZ, read_arrays
 from rsembed.load.result import ExportResult, KnownPlaces, Meta, ModelResult, stacked, status_of
 from rsembed.pipelines.layouts.statuses import row_status
-from rsembed.pipelines.targets import INDEX, PER_ITEM_FOLDER
+from rsembed.pipelines.targets import INDEX, PER_ITEM_FOLDER, UNSEEN
 from rsembed.writers.array_file import array_key
 
 _LACKS = "the file of this place is not there"
@@ -78,13 +78,14 @@ def _listed(folder: Path, files: Sequence[str]) -> dict[int, ItemFile]:
     found = {}
     for index, name in enumerate(files):
         arrays = folder / Path(name).name
-        sidecar = arrays.with_name(arrays.name.removesuffix(arrays.suffix) + ".json")
-        if sidecar.is_file():
-            manifest = read_sidecar(sidecar)
+        name = arrays.name.removesuffix(arrays.suffix) + ".json"
+        beside = [path for path in (folder / name, folder / PER_ITEM_FOLDER / UNSEEN / name) if path.is_file()]
+        if beside:
+            manifest = read_sidecar(beside[0])
             if manifest.get("point_index") == index:
                 found[index] = ItemFile(index, manifest, arrays)
     if not found:
-        raise ValueError(f"{folder} holds no manifest of its items (save_manifest=False?): they cannot be told apart")
+        raise ValueError(f"{folder} has lost the manifests of its items; run the same export again")
     return found
 
 

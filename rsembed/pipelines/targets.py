@@ -17,6 +17,8 @@ PER_ITEM_FOLDER = "_rsembed"
 """What a per-item export keeps in its folder beside the items' files."""
 INDEX = "export.json"
 """In it: which files belong to the export."""
+UNSEEN = "items"
+"""In it: the sidecars of items, where none are wanted beside their files."""
 _AnyPath = str | os.PathLike[str]
 
 

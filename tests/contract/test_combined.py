@@ -240,6 +240,21 @@ def test_combined_when_errors_end_it_then_all_that_could_be_is_saved_first(tmp_p
     assert calls(provider) == 1
 
 
+def test_combined_when_a_manifest_is_not_wanted_then_none_is_beside_and_it_still_resumes(tmp_path: Path) -> None:
+    exported(tmp_path / "run", config={"save_manifest": False})
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"run.npz"}
+    provider = CountingProvider()
+    assert exported(tmp_path / "run", provider, config={"save_manifest": False})["resume_skipped"] is True
+    assert calls(provider) == 0
+
+
+def test_combined_when_pixels_look_wrong_and_that_counts_then_the_place_failed(tmp_path: Path) -> None:
+    provider = CountingProvider(clear=lambda request: 0.25 if at_lon(2.06)(request) else 1.0)
+    manifest = exported(tmp_path / "run", provider, config={"fail_on_bad_input": True, "min_valid_fraction": 0.0})
+    assert manifest["models"][0]["failed_indices"] == [3]
+    assert "Input inspection failed" in manifest["models"][0]["errors_by_index"]["3"]
+
+
 def test_combined_when_the_format_changes_then_the_old_file_does_not_stay_beside(tmp_path: Path) -> None:
     exported(tmp_path / "run")
     exported(tmp_path / "run", config={"format": "netcdf"})

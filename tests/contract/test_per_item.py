@@ -203,6 +203,13 @@ def test_per_item_when_manifests_are_not_wanted_then_none_is_written(tmp_path: P
     manifests = exported(tmp_path / "out", config={"save_manifest": False})
     assert visible(tmp_path / "out") == {f"p{i:05d}.npz" for i in range(7)}
     assert "manifest_path" not in manifests[0]
+    provider = CountingProvider()
+    again = exported(tmp_path / "out", provider, config={"save_manifest": False})
+    assert calls(provider) == 0
+    assert all(m["resume_skipped"] for m in again)
+    (tmp_path / "out" / "p00004.npz").unlink()
+    exported(tmp_path / "out", provider, config={"save_manifest": False})
+    assert calls(provider) == 1
 
 
 # Failures

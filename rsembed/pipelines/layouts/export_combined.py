@@ -57,8 +57,9 @@ class _CombinedExport:
 
     def __init__(self, job: LayoutJob, items: Items, plan: RunPlan, file: Path) -> None:
         self._job, self._items, self._plan, self._file = job, items, plan, file
-        self._sidecar = file.with_suffix(".json")
         self._state = HiddenState(combined_folder(file), file.absolute().parent)
+        seen = plan.config.save_manifest
+        self._sidecar = file.with_suffix(".json") if seen else self._state.folder / "manifest.json"
         self._fingerprint = job.fingerprint(plan, job.spec(plan, "combined"), items, ())
         self._entries = job.entries(plan)
 
@@ -67,7 +68,7 @@ class _CombinedExport:
         with self._state.locked():
             there = self._there() if self._plan.config.resume else None
             if there is not None:
-                self._state.remove()
+                self._clear()
                 return self._result(there, len(self._items), 0, 0)
             if not self._plan.config.resume:
                 self._state.forget(self._fingerprint)
@@ -78,20 +79,25 @@ class _CombinedExport:
             if unsettled:
                 self._state.forget_others(self._fingerprint)
             else:
-                self._state.remove()
+                self._clear()
         return self._result(manifest, 0, done.requests, done.cached)
 
     def _result(self, manifest: Manifest, skipped: int, requests: int, cached: int) -> LayoutResult:
         counts = {entry["model"]: entry["counts"] for entry in manifest["models"]}
         return LayoutResult([manifest], (self._file,), len(self._items), counts, skipped, requests, cached)
 
+    def _clear(self) -> None:
+        """Nothing is left to resume; a manifest that is not wanted beside the file stays."""
+        if self._plan.config.save_manifest:
+            self._state.remove()
+        else:
+            self._state.forget()
+
     def _folder_of(self, number: int) -> OutputFolder:
         return self._state.portion(self._fingerprint, number)
 
     def _there(self) -> Manifest | None:
         """The manifest of a file that is there, whole, of the same request and with nothing to retry."""
-        if not self._plan.config.save_manifest:
-            return None
         found = read_manifest(self._sidecar)
         if found is None or found.get("request_fingerprint") != self._fingerprint:
             return None
@@ -145,12 +151,15 @@ class _CombinedExport:
         manifest[path_key] = str(self._file)
         manifest[keys_key] = [array.key for array in named]
         manifest["arrays_file"] = {"name": self._file.name, "bytes": stored.bytes, "sha256": stored.sha256}
-        before = read_manifest(self._sidecar)
+        beside = self._file.with_suffix(".json")
+        before = read_manifest(beside)
         if config.save_manifest:
-            manifest["manifest_path"] = str(self._sidecar)
-            store.put(self._sidecar.name, manifest_text(manifest).encode(), replaces=ANY)
+            manifest["manifest_path"] = str(beside)
+            store.put(beside.name, manifest_text(manifest).encode(), replaces=ANY)
         else:
-            self._sidecar.unlink(missing_ok=True)
+            self._state.write(self._sidecar.name, manifest_text(manifest))
+            if before is not None and "arrays_file" in before:
+                beside.unlink()
         self._remove_other_format(before)
 
     def _remove_other_format(self, before: Manifest | None) -> None:

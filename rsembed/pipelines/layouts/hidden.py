@@ -4,6 +4,7 @@
 
     <folder>/lock                   held while an export runs
     <folder>/export.json            per item: which files belong to the export (stays)
+    <folder>/items/, manifest.json  manifests that are not wanted beside the files (stay)
     <folder>/tmp/                   files being written
     <folder>/<fingerprint>/covers.json   the items that this request has to do
     <folder>/<fingerprint>/run-0/   a dataset run over those of one buffer; one more for each other buffer
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from rsembed.core.errors import ExportError
 from rsembed.pipelines.output_folder import OutputFolder
-from rsembed.pipelines.targets import INDEX
+from rsembed.pipelines.targets import INDEX, UNSEEN
 from rsembed.writers.store import ANY, FolderStore
 
 
@@ -89,7 +90,7 @@ class HiddenState:
             shutil.rmtree(self._run(fingerprint), ignore_errors=True)
             return
         for path in self.folder.iterdir():
-            if path.is_dir():
+            if path.is_dir() and path.name != UNSEEN:
                 shutil.rmtree(path, ignore_errors=True)
 
     def forget_others(self, fingerprint: str) -> None:
@@ -104,8 +105,11 @@ class HiddenState:
 
     def write_index(self, index: object) -> None:
         """Put ``export.json`` in its place."""
-        text = json.dumps(index, ensure_ascii=False, allow_nan=False, indent=1)
-        self._own.put(INDEX, text.encode(), replaces=ANY)
+        self.write(INDEX, json.dumps(index, ensure_ascii=False, allow_nan=False, indent=1))
+
+    def write(self, name: str, text: str) -> None:
+        """Put a file of this folder in its place."""
+        self._own.put(name, text.encode(), replaces=ANY)
 
     def _run(self, fingerprint: str) -> Path:
         return self.folder / fingerprint[:24]

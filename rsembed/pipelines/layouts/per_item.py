@@ -23,7 +23,7 @@ from rsembed.pipelines.layouts.entries import (
 )
 from rsembed.pipelines.layouts.items import Items, window_json
 from rsembed.pipelines.layouts.outcomes import ItemOutcome, ModelOutcome
-from rsembed.pipelines.targets import EXTENSIONS, FileFormat
+from rsembed.pipelines.targets import EXTENSIONS, PER_ITEM_FOLDER, UNSEEN, FileFormat
 from rsembed.writers.array_file import NamedArray, array_key, write_arrays
 from rsembed.writers.atomic import sha256_file
 from rsembed.writers.store import ANY, FolderStore, scratch_file
@@ -55,8 +55,11 @@ class ItemFiles:
         return self.store.root / (self.names[index] + EXTENSIONS[self.format])
 
     def sidecar(self, index: int) -> Path:
-        """The file of facts."""
-        return self.store.root / (self.names[index] + ".json")
+        """The file of facts: beside the arrays, or out of sight where none is wanted there."""
+        return self.store.root / self._sidecar_name(index, seen=self.save_manifest)
+
+    def _sidecar_name(self, index: int, *, seen: bool) -> str:
+        return f"{self.names[index]}.json" if seen else f"{PER_ITEM_FOLDER}/{UNSEEN}/{self.names[index]}.json"
 
     def settled(self, index: int) -> Manifest | None:
         """The manifest of an item that is there, whole, of the same request and with nothing to retry; else None."""
@@ -70,7 +73,7 @@ class ItemFiles:
     def put(self, index: int, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Manifest:
         """Write an item's arrays, then its sidecar; returns the manifest with what that adds."""
         path_key, keys_key = PATH_KEYS[self.format]
-        target, sidecar = self.arrays(index), self.sidecar(index)
+        target = self.arrays(index)
         self._take_away(index, target.name)
         with scratch_file(self.store, target.name) as path:
             about = file_attributes(manifest)
@@ -81,21 +84,24 @@ class ItemFiles:
         manifest[keys_key] = sorted(arrays)
         manifest["arrays_file"] = {"name": target.name, "bytes": stored.bytes, "sha256": stored.sha256}
         if self.save_manifest:
-            manifest["manifest_path"] = str(sidecar)
-            self.store.put(sidecar.name, manifest_text(manifest).encode(), replaces=ANY)
+            manifest["manifest_path"] = str(self.sidecar(index))
+        name = self._sidecar_name(index, seen=self.save_manifest)
+        self.store.put(name, manifest_text(manifest).encode(), replaces=ANY)
         return manifest
 
     def _take_away(self, index: int, keep: str) -> None:
         """Remove what an earlier export left under the item's name and what would contradict the new files."""
-        sidecar = self.sidecar(index)
-        found = read_manifest(sidecar)
-        known = found.get("arrays_file") if found else None
-        if isinstance(known, Mapping) and known.get("name") != keep:
+        for seen in (True, False):
+            sidecar = self.store.root / self._sidecar_name(index, seen=seen)
+            found = read_manifest(sidecar)
+            known = found.get("arrays_file") if found else None
+            if not isinstance(known, Mapping):
+                continue
             other = self.store.root / Path(str(known.get("name"))).name
-            if other.stem == self.names[index] and other.suffix in EXTENSIONS.values():
+            if other.name in {self.names[index] + ending for ending in EXTENSIONS.values()} - {keep}:
                 other.unlink(missing_ok=True)
-        if not self.save_manifest:
-            sidecar.unlink(missing_ok=True)
+            if seen != self.save_manifest:
+                sidecar.unlink()
 
 
 def dims_of(key: str, ndim: int) -> tuple[str, ...]:
