@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rsembed.core.errors import ExportError, ProviderError
 from rsembed.core.fetching import FetchRequest
@@ -29,7 +30,8 @@ class Job:
     """``calls``: file to which every answered request is appended. ``fault``: some rows fail for good.
 
     ``file_limit``: largest file in bytes from the first request on (a full disk). ``fsyncs``: kill the
-    process at that many fsyncs, fork the next one, and so on until one lives.
+    process at that many fsyncs, fork the next one, and so on until one lives. ``layout``: ``out`` is a dataset's
+    folder, that of items, or a combined file; ``format`` of the last two.
     """
 
     table: str
@@ -41,6 +43,8 @@ class Job:
     fsyncs: tuple[int, ...] = ()
     workers: int = 8
     shard_size: int = 64
+    layout: str = "dataset"
+    format: str = "npz"
 
     def argument(self) -> str:
         return json.dumps(asdict(self))
@@ -61,17 +65,29 @@ def run(job: Job) -> int:
         clear=lambda request: 0.25 if request_seed(request) % 20 == 1 else 1.0,
     )
     log = os.open(job.calls, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    summary = export_batch(
+    targets: dict[str, ExportTarget] = {
+        "dataset": ExportTarget.dataset(job.out, npz=True),
+        "per_item": ExportTarget.per_item(job.out),
+        "combined": ExportTarget.combined(job.out),
+    }
+    ended: Any = export_batch(  # type: ignore[call-overload]  # of three kinds
         spatials=job.table,
         temporal=TemporalSpec.range("2023-01-01", "2023-04-01"),
         models=MODELS,
-        target=ExportTarget.dataset(job.out, npz=True),
+        target=targets[job.layout],
         config=ExportConfig(
-            shard_size=job.shard_size, shards_per_part=8, fetch_workers=job.workers, show_progress=False
+            shard_size=job.shard_size,
+            shards_per_part=8,
+            fetch_workers=job.workers,
+            show_progress=False,
+            format=job.format,
         ),
         backend=provider,
     )
-    return summary.exit_code
+    if job.layout == "dataset":
+        return int(ended.exit_code)
+    manifests = [ended] if job.layout == "combined" else ended
+    return 0 if all(manifest["status"] == "ok" for manifest in manifests) else 3
 
 
 def die_at_fsync(count: int) -> None:
