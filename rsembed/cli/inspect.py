@@ -40,11 +40,16 @@ Examples:
 @imagery_options
 @recipe_options
 @sensor_options
+@click.option("--input-prep", type=click.Choice(["tile", "resize", "auto"]), default="tile", show_default=True,
+              help="For regions larger than the model's input.")
+@click.option("--value-range", metavar="LOW,HIGH", help="Warn of values outside.")
 @click.option("--save", "save_dir", type=click.Path(path_type=Path), metavar="DIR",
               help="Write patch.npz and quicklook.png there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str | None, **given: Any) -> None:
     """Fetch one place as a run with MODEL would and tell about its bands, dates and scenes; no weights are loaded.
+
+    Numbers are of valid pixels, in the collection's own units; zero and saturated are shares of them.
 
     Without MODEL, name --collection and --bands.
     """
@@ -54,6 +59,7 @@ def inspect(model: str | None, **given: Any) -> None:
         "temporal": temporal_of(given["year"], given["start"], given["end"]),
         "recipe": as_recipe(given["recipe"]),
         "save_dir": given["save_dir"],
+        "value_range": _range(given["value_range"]),
     }
     if model is None:
         spec = sensor.sensor()
@@ -71,6 +77,7 @@ def inspect(model: str | None, **given: Any) -> None:
             fetch=request.fetch,
             modality=request.modality,
             context=given["context"],
+            input_prep=given["input_prep"],
             backend=take(ImageryOptions, given).provider(),
             **where,
             **options,
@@ -80,6 +87,21 @@ def inspect(model: str | None, **given: Any) -> None:
         return
     for line in inspection_lines(found):
         click.echo(line)
+
+
+def _range(text: str | None) -> tuple[float, ...] | None:
+    """``0,10000`` as two numbers; None stays None."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as exc:
+        raise click.UsageError(f"--value-range takes two numbers LOW,HIGH, got {text!r}") from exc
+    return low, high
+
+
+_HOW = {"cloud_step": "cloud filter", "orbit": "orbit", "iw": "mode IW", "substitute": "in its place"}
+"""What a provider may say of how images were chosen -> in words."""
 
 
 def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -92,16 +114,33 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     corner = f"EPSG:{report['epsg']}, top left {x:.10g} {y:.10g}"
     unit = "degrees" if report["epsg"] == 4326 else "m"
     yield f"grid      {report['height']} x {report['width']} px of {a:g} {unit}, {corner}"
-    yield f"valid     {report['valid_fraction']:.1%} of the pixels in every band, {report['n_images']} images"
+    empty = f", {found['n_empty']} of {found['n_frames']} frames empty" if found["n_empty"] else ""
+    yield f"valid     {report['valid_fraction']:.1%} of the pixels in every band, {report['n_images']} images{empty}"
+    how = {key: value for key, value in report["provenance"].items() if isinstance(value, (str, int)) and key in _HOW}
+    if how:
+        yield f"chosen    {', '.join(f'{_HOW[key]} {value}' for key, value in how.items())}"
     for number, frame in enumerate(report["frames"]):
         dates = f"{frame['first_date']}..{frame['last_date']}, dated {frame['date']}" if frame["n_images"] else "empty"
         yield f"\nframe {number}   {frame['start']}..{frame['end']}: {frame['n_images']} images, {dates}"
         if frame["scene_ids"]:
             yield f"          {', '.join(frame['scene_ids'])}"
-        rows = [("band", "min", "max", "mean", "valid")]
+        rows = [("band", "min", "p02", "median", "p98", "max", "mean", "std", "valid", "zero", "saturated")]
         for band in frame["bands"]:
-            numbers = ["-" if band[k] is None else f"{band[k]:.6g}" for k in ("minimum", "maximum", "mean")]
-            rows.append((band["band"], *numbers, f"{band['valid_fraction']:.1%}"))
+            spread = band["percentiles"] or {}
+            numbers = (
+                band["minimum"], spread.get("p02"), spread.get("p50"), spread.get("p98"), band["maximum"], band["mean"],
+                band["std"],
+            )  # fmt: skip
+            shares = (band["valid_fraction"], band["zero_fraction"], band["saturated_fraction"])
+            rows.append(
+                (
+                    band["band"],
+                    *("-" if value is None else f"{value:.4g}" for value in numbers),
+                    *("-" if share is None else f"{share:.1%}" for share in shares),
+                )
+            )
+        if frame["empty"]:
+            continue
         yield from (f"  {line}" for line in columns(rows))
     for text in found["warnings"]:
         yield f"warning   {text}"

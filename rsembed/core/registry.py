@@ -37,6 +37,10 @@ class LazyRegistry(Generic[T]):
 
         return add
 
+    def unregister(self, name: str) -> None:
+        """Take back what was registered as ``name``; a name of the table is imported anew when asked for."""
+        self._registered.pop(name.strip().lower(), None)
+
     def names(self, *, include_aliases: bool = False) -> list[str]:
         """Known ids, sorted; independent of what has been imported."""
         found = set(self._table) | set(self._registered)

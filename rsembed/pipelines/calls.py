@@ -21,7 +21,11 @@ from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run
 from rsembed.pipelines.request import RunRequest
 from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places, tiling_notes
 from rsembed.providers.base import ProviderBase
+from rsembed.providers.collections import collection_info
 from rsembed.tools.temporal import covered_year
+
+_OF_THE_REQUEST = ("requests", "restricted", "backend")
+"""What a provider says of its requests, not of the pixels."""
 
 
 def embed_call(
@@ -51,7 +55,7 @@ def embed_call(
         about = plan.provider if isinstance(plan.provider, Mapping) else {}
         origin = {"backend": about.get("backend", provider.name), "provider": plan.provider}
     tiling = tiling_notes(planned, [answer.footprint for answer in answers])
-    for note in [*temporal_notes(planned, window, answers), *tiling]:
+    for note in [*window_notes(planned, window), *empty_notes(planned, answers), *tiling]:
         warn_user(note)
     meta = call_meta(planned, window, defaulted, request) | origin
     return [_embedding(planned, answer, meta, places[i], i, call.on_error) for i, answer in enumerate(answers)]
@@ -83,8 +87,8 @@ def call_meta(model: ModelPlan, window: Window, defaulted: bool, request: RunReq
     }
 
 
-def temporal_notes(model: ModelPlan, window: Window, answers: Sequence[RowAnswer]) -> list[str]:
-    """What a user should know of how ``window`` met the model: another year, stretched bins, bins without imagery."""
+def window_notes(model: ModelPlan, window: Window) -> list[str]:
+    """What a user should know of how ``window`` meets the model: another year, stretched bins."""
     frames, name = model.recipe.frames, model.embedder.card.id
     notes = []
     if frames.mode == "annual" and (year := covered_year(window, frames)) != window:
@@ -95,6 +99,12 @@ def temporal_notes(model: ModelPlan, window: Window, answers: Sequence[RowAnswer
             f"the window {window} is longer than {n} frames of {frames.frame_days} days, so the frames of {name} "
             f"are {n} equal parts of it"
         )
+    return notes
+
+
+def empty_notes(model: ModelPlan, answers: Sequence[RowAnswer]) -> list[str]:
+    """Which time bins had no imagery, and at how many of the places."""
+    name, notes = model.embedder.card.id, []
     holes = Counter(
         bins for answer in answers if answer.vector is not None and (bins := empty_bins(answer.record.frame_dates))
     )
@@ -131,6 +141,7 @@ def _embedding(
         "scene_ids": list(record.scene_ids),
         "grid": None if answer.cells is None else answer.cells.to_json(),
         "input_prep": dict(meta["input_prep"]) | answer.footprint.describe(model.native_px),
+        "provenance": {key: value for key, value in record.provenance.items() if key not in _OF_THE_REQUEST},
         "first_date": to_json(record.first_date),
         "last_date": to_json(record.last_date),
         "error": None if record.failure is None else to_json(record.failure),
@@ -142,12 +153,21 @@ def _embedding(
     raise _why(model, answer, spatial, index)
 
 
+def _filters(model: ModelPlan) -> str:
+    """What images had to be like."""
+    recipe = model.recipe
+    if collection_info(recipe.collection).family != "sentinel-1":
+        return str(recipe.clouds)
+    wide = "mode IW alone" if recipe.s1_require_iw and not recipe.s1_relax_iw_on_empty else "mode IW first"
+    return f"orbit {recipe.orbit}, {wide if recipe.s1_require_iw else 'every mode'}"
+
+
 def _why(model: ModelPlan, answer: RowAnswer, spatial: Spatial, index: int) -> RSEmbedError:
     failure = answer.record.failure
     if answer.record.status is RowStatus.NO_DATA:
         return ProviderError(
-            f"No images found for spatials[{index}] ({spatial}) in {model.recipe.collection}; widen the window, "
-            "relax the cloud filter or choose another place"
+            f"No images found for spatials[{index}] ({spatial}) in {model.recipe.collection} ({_filters(model)}); "
+            "widen the window, relax the filters or choose another place"
         )
     text = "unknown reason" if failure is None else failure.message
     if failure is not None and failure.stage == "infer":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rsembed.core.embedding import CellGrid, RowStatus
 from rsembed.core.errors import CollectionGapError
 from rsembed.core.fetching import Grid
-from rsembed.core.patch import Frame, Patch
+from rsembed.core.patch import Frame, Json, Patch
 from rsembed.core.specs import Window
 from rsembed.embedders.batching import run_slots
 from rsembed.embedders.prepared import Prepared
@@ -43,6 +43,8 @@ class RowRecord:
     frame_dates: tuple[dt.date | None, ...] = ()
     scene_ids: tuple[str, ...] = ()
     failure: RowFailure | None = None
+    provenance: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
+    """What the provider says of how it came by the patch."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,9 @@ class InferenceEngine:
             status = RowStatus.LOW_QUALITY
         else:
             status = RowStatus.OK
-        return RowRecord(status, n_images, first, last, valid_fraction, dates, scenes)
+        return RowRecord(
+            status, n_images, first, last, valid_fraction, dates, scenes, provenance=patch.provenance
+        )
 
 
 @lru_cache(maxsize=4096)

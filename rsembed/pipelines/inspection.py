@@ -1,21 +1,18 @@
-"""Look at what a run would fetch: one row through the run's own planning and fetching, and numbers about it."""
+"""Look at what a run would fetch: one row through the run's own planning and fetching."""
 
 from __future__ import annotations
 
-import datetime as dt
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from rsembed.core.card import InputContract, Licence, ModelCard, Recipe
 from rsembed.core.errors import ModelError, ProviderError, SpecError
-from rsembed.core.patch import Patch
 from rsembed.core.specs import InputPrepSpec, SensorSpec, Spatial, Window
 from rsembed.embedders.base import EmbedderBase, EmbedderConfig, Floats, View
 from rsembed.pipelines.fetch_unit import FetchUnit, RowFailure
@@ -30,110 +27,6 @@ from rsembed.pipelines.runner import scratch_rows, single_model
 from rsembed.pipelines.servable import check_places
 from rsembed.providers.base import ProviderBase
 from rsembed.providers.collections import canonical_bands
-
-
-@dataclass(frozen=True)
-class BandReport:
-    """One band of one frame, over its valid pixels, in the provider's units; None where nothing is valid."""
-
-    band: str
-    minimum: float | None
-    maximum: float | None
-    mean: float | None
-    valid_fraction: float
-
-
-@dataclass(frozen=True)
-class FrameReport:
-    """One frame: its bin ``[start, end)``, what went into it, and its bands."""
-
-    start: dt.date
-    end: dt.date
-    date: dt.date | None
-    n_images: int
-    first_date: dt.date | None
-    last_date: dt.date | None
-    scene_ids: tuple[str, ...]
-    bands: tuple[BandReport, ...]
-
-
-@dataclass(frozen=True)
-class PatchReport:
-    """A patch in numbers. ``ok``: something is valid; ``transform``: affine (a, b, c, d, e, f) of the grid."""
-
-    ok: bool
-    collection: str
-    epsg: int
-    scale_m: float
-    height: int
-    width: int
-    transform: tuple[float, ...]
-    valid_fraction: float
-    n_images: int
-    frames: tuple[FrameReport, ...]
-    warnings: tuple[str, ...]
-
-
-def report_patch(patch: Patch, collection: str) -> PatchReport:
-    """Numbers about ``patch``, and what is odd about it."""
-    frames = tuple(_frame(patch, t) for t in range(len(patch.frames)))
-    grid = patch.grid
-    return PatchReport(
-        ok=not patch.is_empty,
-        collection=collection,
-        epsg=grid.epsg,
-        scale_m=grid.scale_m,
-        height=grid.height,
-        width=grid.width,
-        transform=grid.transform,
-        valid_fraction=patch.valid_fraction(),
-        n_images=patch.n_images,
-        frames=frames,
-        warnings=tuple(_warnings(patch, frames)),
-    )
-
-
-def _frame(patch: Patch, t: int) -> FrameReport:
-    frame = patch.frames[t]
-    bands = []
-    for c, band in enumerate(patch.bands):
-        values, valid = patch.values_tchw[t, c], patch.valid_tchw[t, c]
-        seen = values[valid].astype(np.float64)
-        low, high, mean = (seen.min(), seen.max(), seen.mean()) if seen.size else (None, None, None)
-        bands.append(BandReport(band, _number(low), _number(high), _number(mean), float(valid.mean())))
-    return FrameReport(
-        start=frame.window.start,
-        end=frame.window.end,
-        date=frame.date,
-        n_images=frame.n_images,
-        first_date=frame.first_date,
-        last_date=frame.last_date,
-        scene_ids=frame.scene_ids,
-        bands=tuple(bands),
-    )
-
-
-def _number(value: np.float64 | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _warnings(patch: Patch, frames: tuple[FrameReport, ...]) -> list[str]:
-    if patch.is_empty:
-        return ["nothing is valid: no imagery here in this window, or all of it is masked"]
-    found = []
-    for t, frame in enumerate(frames):
-        name = f"frame {t} ({frame.start}..{frame.end})"
-        if not frame.n_images:
-            found.append(f"{name} has no imagery")
-            continue
-        for band in frame.bands:
-            if band.valid_fraction == 0:
-                found.append(f"{name}: nothing of {band.band} is valid")
-            elif band.minimum == band.maximum:
-                found.append(f"{name}: {band.band} is {band.minimum:g} everywhere")
-    if patch.valid_fraction() < 0.5:
-        found.append(f"only {patch.valid_fraction():.0%} of the pixels are valid in every band")
-    return found
 
 
 def fetch_row(plan: RunPlan, spatial: Spatial, window: Window, provider: ProviderBase) -> RowInput:

@@ -12,7 +12,7 @@ from rsembed import PointBuffer, SensorSpec, SpecError, TemporalSpec, inspect_mo
 from rsembed.core.fetching import FetchRequest, Grid
 from rsembed.core.patch import Frame, Patch
 from rsembed.core.specs import BBox, Window
-from rsembed.pipelines.inspection import report_patch
+from rsembed.pipelines.patch_report import report_patch
 from rsembed.testing.null import NullProvider
 
 YEAR = TemporalSpec.year(2022)

@@ -20,9 +20,9 @@ from rsembed.core.patch import Json
 from rsembed.core.serialization import to_json
 from rsembed.core.specs import OutputSpec
 from rsembed.embedders.describe import describe_model_class
-from rsembed.pipelines.inspection import report_patch
 from rsembed.pipelines.layouts.outcomes import ModelOutcome
 from rsembed.pipelines.layouts.statuses import SETTLED
+from rsembed.pipelines.patch_report import report_patch
 from rsembed.pipelines.plan import ModelPlan, RunPlan
 from rsembed.version import __version__
 

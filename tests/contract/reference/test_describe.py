@@ -108,6 +108,10 @@ def test_describe_when_a_models_file_is_broken_then_model_error_everywhere() -> 
         def __init__(self, config: EmbedderConfig | None = None) -> None:
             raise ModelError("this model cannot be made")
 
-    for way in (lambda: rsembed.describe_model("contract-broken"), lambda: Model("contract-broken")):
-        with pytest.raises(ModelError, match="this model cannot be made"):
-            way()
+    try:
+        for way in (lambda: rsembed.describe_model("contract-broken"), lambda: Model("contract-broken")):
+            with pytest.raises(ModelError, match="this model cannot be made"):
+                way()
+    finally:
+        REGISTRY.unregister("contract-broken")
+    assert "contract-broken" not in rsembed.list_models()
