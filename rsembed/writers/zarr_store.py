@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rsembed.core.patch import Json
+from rsembed.writers.parts import Parts, fixed_lists
 from rsembed.writers.store import BlobStore
 from rsembed.writers.variables import Slices, Variable
 from rsembed.writers.zarr_format import ZarrGroup
@@ -46,8 +45,6 @@ _ATTRIBUTES: dict[str, dict[str, Json]] = {
     "grid_height": {"long_name": "rows of cells of a map; what lies beyond is NaN"},
     "grid_width": {"long_name": "columns of cells of a map; what lies beyond is NaN"},
 }
-_BATCH_ROWS = 8192
-_BATCH_BYTES = 4 << 20
 
 
 def write_zarr(store: BlobStore, parts: Sequence[str], put: Callable[[str, bytes], object]) -> None:
@@ -58,9 +55,8 @@ def write_zarr(store: BlobStore, parts: Sequence[str], put: Callable[[str, bytes
     numbers, dates or text, the user's own too. A row without an embedding is NaN. Memory holds a batch and a block of
     chunks.
     """
-    dataset = _Parts(store, tuple(parts))
-    with store.open(parts[0]) as handle:
-        schema = pq.read_schema(handle)
+    dataset = Parts(store, tuple(parts))
+    schema = dataset.schema()
     columns = [(name, schema.field(name).type) for name in _COLUMNS]
     carried = [field for field in schema if field.name not in _DATASET]
     kept = [field for field in carried if _is_kept(field)]
@@ -68,116 +64,38 @@ def write_zarr(store: BlobStore, parts: Sequence[str], put: Callable[[str, bytes
     maps = "grid_shape" in schema.names
     group = ZarrGroup(put)
     for name, kind in columns:
-        group.write(dataset.column(name, kind))
-    beside = [name for name, _ in columns if name != "row"] + (
-        ["grid_transform", "grid_height", "grid_width"] if maps else []
-    )
-    about: dict[str, Json] = {"coordinates": " ".join(name for name in beside if " " not in name)}
+        group.write(_column(dataset, name, kind))
+    beside = [name for name, _ in columns if name != "row"]
     if maps:
-        for variable in dataset.grid_columns():
+        for variable in _grid_columns(dataset):
             group.write(variable)
-        group.write(dataset.maps(schema.field("embedding").type, about))
-    else:
-        group.write(dataset.vectors(schema.field("embedding").type, about))
+            beside.append(variable.name)
+    about: dict[str, Json] = {"coordinates": " ".join(name for name in beside if " " not in name)}
+    dims = ("row", "dim", "y", "x") if maps else ("row", "dim")
+    group.write(Variable("embedding", dims, dataset.embedding(), about))
     facts = json.loads((schema.metadata or {}).get(b"rsembed", b"{}"))
     left_out = sorted({field.name for field in carried} - {field.name for field in kept})
     group.close({"Conventions": "CF-1.10", **facts, "order": ORDER, "columns_left_out": left_out or None})
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The files of a dataset, read column by column."""
-
-    store: BlobStore
-    names: tuple[str, ...]
-
-    def batches(self, *columns: str, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """``columns`` of all rows, in order, at most ``rows`` at once."""
-        for name in self.names:
-            with self.store.open(name) as handle:
-                # With pre_buffer, its default, pyarrow would hold the columns of the whole file.
-                file = pq.ParquetFile(handle, pre_buffer=False)
-                yield from file.iter_batches(batch_size=rows, columns=list(columns))
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all files."""
-        found = 0
-        for name in self.names:
-            with self.store.open(name) as handle:
-                found += pq.read_metadata(handle).num_rows
-        return found
-
-    def column(self, name: str, kind: pa.DataType) -> Variable:
-        """A short column as a variable along ``row``."""
-        nulls = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-        missing = nulls and any(batch.column(0).null_count for batch in self.batches(name))
-        dtype = np.dtype(float) if missing else _dtype(kind)
-        pieces = (_values(batch.column(0), kind, dtype) for batch in self.batches(name))
-        return Variable(name, ("row",), Slices((self.n_rows,), dtype, pieces), _ATTRIBUTES.get(name, {}))
-
-    def vectors(self, kind: pa.DataType, attributes: dict[str, Json]) -> Variable:
-        """``embedding`` of pooled rows."""
-        dtype, dim = _dtype(kind.value_type), kind.list_size
-        rows = max(1, _BATCH_BYTES // (dim * dtype.itemsize))
-
-        def pieces() -> Iterator[NDArray[Any]]:
-            for batch in self.batches("embedding", rows=rows):
-                column = batch.column(0)
-                flat = np.full((len(column), dim), np.nan, dtype=dtype)
-                there = ~column.is_null().to_numpy(zero_copy_only=False)
-                flat[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-                yield flat
-
-        return Variable("embedding", ("row", "dim"), Slices((self.n_rows, dim), dtype, pieces()), attributes)
-
-    def largest(self) -> tuple[int, int, int]:
-        """The shape that every map fits into; (0, 0, 0) where no row has one."""
-        found = np.zeros(3, dtype=np.int64)
-        for batch in self.batches("grid_shape"):
-            shapes = batch.column(0).drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
-            found = np.maximum(found, shapes.max(axis=0, initial=0))
-        return int(found[0]), int(found[1]), int(found[2])
-
-    def maps(self, kind: pa.DataType, attributes: dict[str, Json]) -> Variable:
-        """``embedding`` of rows that are maps, each filled up to :meth:`largest`."""
-        dtype, shape = _dtype(kind.value_type), self.largest()
-        rows = max(1, _BATCH_BYTES // max(1, int(np.prod(shape)) * dtype.itemsize))
-
-        def pieces() -> Iterator[NDArray[Any]]:
-            for batch in self.batches("embedding", "grid_shape", rows=rows):
-                filled = np.full((batch.num_rows, *shape), np.nan, dtype=dtype)
-                shapes, column = batch.column("grid_shape").to_pylist(), batch.column("embedding")
-                for i, own in enumerate(shapes):
-                    if own is not None and column[i].is_valid:
-                        d, h, w = own
-                        filled[i, :d, :h, :w] = column[i].values.to_numpy(zero_copy_only=False).reshape(d, h, w)
-                yield filled
-
-        slices = Slices((self.n_rows, *shape), dtype, pieces())
-        return Variable("embedding", ("row", "dim", "y", "x"), slices, attributes)
-
-    def grid_columns(self) -> Iterator[Variable]:
-        """``grid_transform``, ``grid_height`` and ``grid_width`` of the maps."""
-        n_rows = self.n_rows
-        transforms = (_fixed(batch.column(0), 6, np.nan) for batch in self.batches("grid_transform"))
-        yield Variable(
-            "grid_transform",
-            ("row", "grid_affine"),
-            Slices((n_rows, 6), "f8", transforms),
-            _ATTRIBUTES["grid_transform"],
-        )
-        for name, axis in (("grid_height", 1), ("grid_width", 2)):
-            sizes = (_fixed(batch.column(0), 3, 0)[:, axis].astype(np.int32) for batch in self.batches("grid_shape"))
-            yield Variable(name, ("row",), Slices((n_rows,), "i4", sizes), _ATTRIBUTES[name])
+def _column(parts: Parts, name: str, kind: pa.DataType) -> Variable:
+    """A short column as a variable along ``row``."""
+    nulls = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    missing = nulls and any(batch.column(0).null_count for batch in parts.batches(name))
+    dtype = np.dtype(float) if missing else _dtype(kind)
+    pieces = (_values(batch.column(0), kind, dtype) for batch in parts.batches(name))
+    return Variable(name, ("row",), Slices((parts.n_rows,), dtype, pieces), _ATTRIBUTES.get(name, {}))
 
 
-def _fixed(column: pa.Array, size: int, missing: float) -> NDArray[np.float64]:
-    """A column of lists of ``size`` numbers as (N, size); ``missing`` in the rows without one."""
-    found = np.full((len(column), size), missing, dtype=np.float64)
-    there = ~column.is_null().to_numpy(zero_copy_only=False)
-    found[there] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-    return found
+def _grid_columns(parts: Parts) -> Iterator[Variable]:
+    """``grid_transform``, ``grid_height`` and ``grid_width`` of the maps."""
+    n_rows = parts.n_rows
+    transforms = (fixed_lists(batch.column(0), np.nan) for batch in parts.batches("grid_transform"))
+    slices = Slices((n_rows, 6), "f8", transforms)
+    yield Variable("grid_transform", ("row", "grid_affine"), slices, _ATTRIBUTES["grid_transform"])
+    for name, axis in (("grid_height", 1), ("grid_width", 2)):
+        sizes = (fixed_lists(batch.column(0), 0)[:, axis].astype(np.int32) for batch in parts.batches("grid_shape"))
+        yield Variable(name, ("row",), Slices((n_rows,), "i4", sizes), _ATTRIBUTES[name])
 
 
 def _is_kept(field: pa.Field) -> bool:
