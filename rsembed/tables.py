@@ -26,6 +26,7 @@ from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import export
 from rsembed.progress_bars import progress_for
 from rsembed.tools.tiling import Context
+from rsembed.writers.vectors import VectorReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,15 +179,15 @@ def _answers(summary: ExportSummary) -> tuple[dict[int, Any], dict[int, str]]:
     vectors: dict[int, Any] = {}
     statuses: dict[int, str] = {}
     for part in summary.parts(label):
-        for batch in pq.ParquetFile(part).iter_batches(8192, columns=["row", "status", "embedding"]):
+        file = pq.ParquetFile(part)
+        reader = VectorReader(file.schema_arrow)
+        for batch in file.iter_batches(8192, columns=["row", "status", "embedding"]):
             rows = batch.column("row").to_pylist()
             statuses.update(zip(rows, batch.column("status").to_pylist(), strict=True))
             column = batch.column("embedding")
+            found = reader.vectors(column)
             there = np.flatnonzero(~column.is_null().to_numpy(zero_copy_only=False))
-            if len(there):
-                flat = column.drop_null().flatten().to_numpy(zero_copy_only=False)
-                matrix = flat.reshape(len(there), -1).astype(np.float32)
-                vectors.update((rows[i], vector) for i, vector in zip(there, matrix, strict=True))
+            vectors.update((rows[i], found[i]) for i in there)
     return vectors, statuses
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rsembed.core.serialization import to_json
 from rsembed.load.result import ExportResult, Meta, ModelResult, RunStatus, status_of
+from rsembed.writers.vectors import VectorReader
 
 _FACTS = ("status", "n_images", "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "epsg")
 _PLACE = ("id", "start", "end", "lon", "lat", "geometry")
@@ -115,8 +116,11 @@ class DatasetModel:
     @property
     def dim(self) -> int | None:
         """Length of a vector; None for maps."""
-        kind = pq.read_schema(self.parts[0]).field("embedding").type
-        return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
+        return self._reader.dim
+
+    @cached_property
+    def _reader(self) -> VectorReader:
+        return VectorReader(pq.read_schema(self.parts[0]))
 
     def embeddings(self) -> NDArray[Any]:
         """See :class:`ModelData`."""
@@ -129,10 +133,7 @@ class DatasetModel:
         first = 0
         for part in self.parts:
             for batch in pq.ParquetFile(part).iter_batches(8192, columns=["embedding"]):
-                column = batch.column("embedding")
-                there = np.flatnonzero(~column.is_null().to_numpy(zero_copy_only=False))
-                flat = column.drop_null().flatten().to_numpy(zero_copy_only=False)
-                vectors[place[first + there]] = flat.reshape(-1, dim)
+                vectors[place[first : first + batch.num_rows]] = self._reader.vectors(batch.column(0))
                 first += batch.num_rows
         return vectors
 
@@ -153,8 +154,8 @@ class DatasetModel:
             for batch in pq.ParquetFile(part).iter_batches(64, columns=["embedding", "grid_shape"]):
                 for i in np.flatnonzero(~batch.column("embedding").is_null().to_numpy(zero_copy_only=False)):
                     item = place[first + i]
-                    values = batch.column("embedding")[i].values.to_numpy(zero_copy_only=False)
-                    whole[item] = values.astype(np.float32).reshape(shapes[item])
+                    values = self._reader.map(batch.column("embedding")[int(i)], shapes[item])
+                    whole[item] = values.astype(np.float32)
                 first += batch.num_rows
         return whole
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,8 @@ import shapely
 from numpy.typing import NDArray
 
 from rsembed.core.embedding import CellGrid
-from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
+from rsembed.writers.vectors import encode_maps, encode_vectors, vector_fields
 
 ROW_GROUP_ROWS = 2048
 RESERVED_COLUMNS = (
@@ -30,7 +29,6 @@ RESERVED_COLUMNS = (
 )  # fmt: skip
 """Columns of a dataset (the last two of one of maps); the user's own columns follow them."""
 
-_MAP_FIELDS = (pa.field("grid_shape", pa.list_(pa.int32(), 3)), pa.field("grid_transform", pa.list_(pa.float64(), 6)))
 _BBOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
 
 
@@ -74,7 +72,6 @@ def part_schema(
     A map is the list of its D * h * w numbers, with its shape ``(D, h, w)`` and the affine transform of its cells in
     the row's ``epsg``.
     """
-    value = pa.float16() if dtype == "float16" else pa.float32()
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
@@ -94,11 +91,7 @@ def part_schema(
         pa.field("valid_fraction", pa.float32()),
         pa.field("frame_dates", pa.list_(pa.date32())),
         pa.field("scene_ids", pa.list_(pa.string())),
-        *(
-            [pa.field("embedding", pa.large_list(value)), *_MAP_FIELDS]
-            if maps
-            else [pa.field("embedding", pa.list_(value, dim))]
-        ),
+        *vector_fields(dim, dtype, maps=maps),
         *carried,
     ]
     text = json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=False)
@@ -119,7 +112,6 @@ def _geo_metadata() -> dict[str, Json]:
 
 def build_part(columns: PartColumns, schema: pa.Schema) -> pa.Table:
     """A table of ``schema`` out of ``columns``."""
-    embedding = schema.field("embedding").type
     bbox = pa.StructArray.from_arrays([pa.array(columns.bbox_n4[:, i].copy()) for i in range(4)], fields=list(_BBOX))
     arrays: dict[str, pa.Array] = {
         "id": columns.ids,
@@ -142,9 +134,9 @@ def build_part(columns: PartColumns, schema: pa.Schema) -> pa.Table:
         "scene_ids": pa.array(columns.scene_ids, pa.list_(pa.string())),
     }
     if "grid_shape" in schema.names:
-        arrays |= _maps(columns, schema)
+        arrays |= encode_maps(columns.vectors, columns.cells, schema)
     else:
-        arrays["embedding"] = _vectors(columns.vectors, embedding)
+        arrays |= encode_vectors(columns.vectors, schema)
     for name in columns.carried.schema.names:
         arrays[name] = columns.carried.column(name)
     return pa.Table.from_arrays([_whole(arrays[field.name], field.type) for field in schema], schema=schema)
@@ -154,55 +146,6 @@ def _whole(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     return array if array.type == kind else array.cast(kind)
-
-
-def _vectors(vectors: Sequence[NDArray[np.float32] | None], kind: pa.FixedSizeListType) -> pa.Array:
-    dtype = _dtype(kind)
-    flat = np.zeros((len(vectors), kind.list_size), dtype=dtype)
-    absent = np.ones(len(vectors), dtype=bool)
-    for i, vector in enumerate(vectors):
-        if vector is not None:
-            _check_range(vector, dtype)
-            flat[i] = vector
-            absent[i] = False
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(flat.reshape(-1), kind.value_type), type=kind, mask=pa.array(absent)
-    )
-
-
-def _maps(columns: PartColumns, schema: pa.Schema) -> dict[str, pa.Array]:
-    """The columns of a dataset of maps."""
-    kind = schema.field("embedding").type
-    dtype = _dtype(kind)
-    flat: list[NDArray[Any]] = []
-    shapes: list[tuple[int, ...] | None] = []
-    for values in columns.vectors:
-        if values is not None:
-            _check_range(values, dtype)
-            flat.append(values.astype(dtype).reshape(-1))
-        shapes.append(None if values is None else values.shape)
-    sizes = np.array([0 if shape is None else int(np.prod(shape)) for shape in shapes], dtype=np.int64)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int64())
-    numbers = pa.array(np.concatenate([np.empty(0, dtype), *flat]), kind.value_type)
-    absent = pa.array([shape is None for shape in shapes])
-    return {
-        "embedding": pa.LargeListArray.from_arrays(offsets, numbers, type=kind, mask=absent),
-        "grid_shape": pa.array(shapes, schema.field("grid_shape").type),
-        "grid_transform": pa.array(
-            [None if cells is None else cells.transform for cells in columns.cells], schema.field("grid_transform").type
-        ),
-    }
-
-
-def _dtype(kind: pa.DataType) -> np.dtype[Any]:
-    return np.dtype(np.float16 if pa.types.is_float16(kind.value_type) else np.float32)
-
-
-def _check_range(values: NDArray[np.float32], dtype: np.dtype[Any]) -> None:
-    limit = float(np.finfo(dtype).max)
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > limit:
-        raise ExportError(f"a vector holds {largest:g}, more than {dtype} can ({limit:g}); export with dtype='float32'")
 
 
 def write_tables(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rsembed.writers.store import BlobStore
 from rsembed.writers.variables import Slices
+from rsembed.writers.vectors import VectorReader
 
 _BATCH_ROWS = 8192
 _BATCH_BYTES = 4 << 20
@@ -53,12 +54,11 @@ class Parts:
         A row without an embedding is NaN. The largest of no maps at all has the shape (0, 0, 0).
         """
         schema = self.schema()
-        kind = schema.field("embedding").type
-        dtype = np.dtype(kind.value_type.to_pandas_dtype())
-        shape = self.largest_map() if "grid_shape" in schema.names else (kind.list_size,)
-        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, int(np.prod(shape)) * dtype.itemsize)))
-        pieces = self._vectors(shape[0], dtype, rows) if len(shape) == 1 else self._maps(shape, dtype, rows)
-        return Slices((self.n_rows, *shape), dtype, pieces)
+        reader = VectorReader(schema)
+        shape = self.largest_map() if reader.dim is None else (reader.dim,)
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, int(np.prod(shape)) * reader.dtype.itemsize)))
+        pieces = self._vectors(reader, rows) if len(shape) == 1 else self._maps(reader, shape, rows)
+        return Slices((self.n_rows, *shape), reader.dtype, pieces)
 
     def largest_map(self) -> tuple[int, ...]:
         """The shape (D, H, W) that every map fits into."""
@@ -67,18 +67,18 @@ class Parts:
             found = np.maximum(found, fixed_lists(batch.column(0), 0).max(axis=0, initial=0))
         return tuple(found.astype(int).tolist())
 
-    def _vectors(self, dim: int, dtype: np.dtype[Any], rows: int) -> Iterator[NDArray[Any]]:
+    def _vectors(self, reader: VectorReader, rows: int) -> Iterator[NDArray[Any]]:
         for batch in self.batches("embedding", rows=rows):
-            yield fixed_lists(batch.column(0), np.nan, dtype)
+            yield reader.vectors(batch.column(0))
 
-    def _maps(self, shape: tuple[int, ...], dtype: np.dtype[Any], rows: int) -> Iterator[NDArray[Any]]:
+    def _maps(self, reader: VectorReader, shape: tuple[int, ...], rows: int) -> Iterator[NDArray[Any]]:
         for batch in self.batches("embedding", "grid_shape", rows=rows):
-            filled = np.full((batch.num_rows, *shape), np.nan, dtype=dtype)
+            filled = np.full((batch.num_rows, *shape), np.nan, dtype=reader.dtype)
             column = batch.column("embedding")
             for i, own in enumerate(batch.column("grid_shape").to_pylist()):
                 if own is not None and column[i].is_valid:
                     d, h, w = own
-                    filled[i, :d, :h, :w] = column[i].values.to_numpy(zero_copy_only=False).reshape(d, h, w)
+                    filled[i, :d, :h, :w] = reader.map(column[i], own)
             yield filled
 
 

@@ -23,6 +23,7 @@ from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import FetchGroup, ModelPlan, RunPlan
 from rsembed.pipelines.rows.table import RowTable
 from rsembed.pipelines.run_output import PartRows
+from rsembed.writers.vectors import VectorReader
 
 _FACTS = ("status", "n_images", "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "epsg")
 Failures = Mapping[tuple[str, int], RowFailure]
@@ -238,10 +239,11 @@ def _vector(row: pa.Table) -> NDArray[Any] | None:
     column = row.column("embedding").combine_chunks()
     if column.null_count:
         return None
-    flat: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
-    if "grid_shape" in row.schema.names and row.column("grid_shape").null_count == 0:
-        flat = flat.reshape(row.column("grid_shape")[0].as_py())
-    return np.ascontiguousarray(flat)
+    reader = VectorReader(row.schema)
+    if reader.dim is None:
+        return np.ascontiguousarray(reader.map(column[0], row.column("grid_shape")[0].as_py()))
+    found: NDArray[Any] = reader.vectors(column)[0]
+    return found
 
 
 def _cells(row: pa.Table) -> tuple[float, ...] | None:
