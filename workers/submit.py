@@ -152,6 +152,11 @@ def planned(
         plan = plan_run(request, source_of_imagery, settings, stated_device=True)
     finally:
         source_of_imagery.close()
+    if plan.config.dtype == "int8" and any(model.steps is None for model in plan.models):
+        raise SpecError(
+            "on a fleet int8 needs its steps beforehand, because nothing is computed here: export some hundred of the "
+            "rows with `rsembed export --dtype int8`, and give its quantization.json as --steps"
+        )
     near = None if out is None or "://" in out else Path(out)
     with returned_memory(), scratch_rows(source, windows, near, rows) as table:
         check_places(plan, table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,8 +48,11 @@ work_options = together(
     click.option("--shard-size", type=int, default=256, show_default=True, help="Rows between two checkpoints."),
     click.option("--min-valid-fraction", type=float, default=0.5, show_default=True,
                  help="Below this share of valid pixels a row is low_quality."),
-    click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
-                 help="Type of stored numbers."),
+    click.option("--dtype", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
+                 help="Type of stored numbers; int8: whole steps, of a size for each dimension that a sample of the "
+                 "rows fixes."),
+    click.option("--steps", "steps_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                 help="With --dtype int8: take the steps from this quantization.json of another export."),
     click.option("--max-attempts", type=int, default=4, show_default=True,
                  help="Tries of a request that may succeed later."),
     click.option("--keep-inputs", is_flag=True, help="Keep the fetched pixels when the run has ended."),
@@ -72,6 +77,7 @@ def run_request(given: Mapping[str, Any], *, device: str, **config: Any) -> RunR
         config=ExportConfig(
             recipe=as_recipe(given["recipe"]),
             input_prep=InputPrepSpec(given["input_prep"]),
+            steps=_steps(given["steps_file"]),
             **{name: given[name] for name in _CONFIG},
             **config,
         ),
@@ -88,6 +94,16 @@ def _models(given: Mapping[str, Any]) -> tuple[str, ...]:
     if not found:
         raise click.UsageError("Missing option '--model': name at least one; `rsembed models` lists them")
     return found
+
+
+def _steps(file: Path | None) -> dict[str, tuple[float, ...]] | None:
+    """Label -> steps, from a ``quantization.json``; UsageError for another file."""
+    if file is None:
+        return None
+    try:
+        return {label: tuple(map(float, facts["step"])) for label, facts in json.loads(file.read_text()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise click.UsageError(f"--steps: {file} is no quantization.json of an export in int8 ({exc})") from exc
 
 
 def output_of(given: Mapping[str, Any]) -> OutputSpec:

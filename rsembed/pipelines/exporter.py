@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from pathlib import Path
 from rsembed.core.errors import ExportError, StoreError
 from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
+from rsembed.pipelines.calibration import calibrate
 from rsembed.pipelines.checkpoint import FileCheckpoint
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit
 from rsembed.pipelines.finish import finish_run, status_totals, wants_zarr, write_report
@@ -161,6 +162,7 @@ class BatchExporter:
             self._folder.remove_tmp()
             if not self._is_finished(state):
                 self._folder.manifest.unlink(missing_ok=True)
+                self._fix_steps()
                 self._work(state, name)
                 seconds = time.monotonic() - began
                 self._finish(state, name, description, seconds)
@@ -216,25 +218,35 @@ class BatchExporter:
 
     # Work --------------------------------------------------------------------------------------
 
-    def _work(self, state: RunState, name: str) -> None:
+    def _engine(self) -> InferenceEngine:
         config = self._plan.config
-        self._announce(state)
-        prefetch = open_prefetch(
-            self._plan,
-            self._provider,
-            self._settings,
-            on_settled=lambda rows: self._progress.advance("fetch", rows),
-        )
-        engine = InferenceEngine(
+        return InferenceEngine(
             threads=config.threads,
             min_valid_fraction=config.min_valid_fraction,
             pad=self._pad,
             should_stop=self._stop.is_set,
         )
+
+    def _prefetch(self, on_settled: Callable[[int], None]) -> PrefetchManager:
+        return open_prefetch(self._plan, self._provider, self._settings, on_settled=on_settled)
+
+    def _fix_steps(self) -> None:
+        """Of a dataset in int8, the steps, before the first row is written; they cost a sample of the rows."""
+        if self._plan.config.dtype == "int8":
+            engine, prefetch = self._engine(), self._prefetch(lambda rows: None)
+            found = calibrate(self._plan, self._table, self._folder, prefetch, engine)
+            self._plan = found.plan
+            self._usage.requests += found.requests
+            self._usage.forwards += found.forwards
+
+    def _work(self, state: RunState, name: str) -> None:
+        self._announce(state)
+        prefetch = self._prefetch(lambda rows: self._progress.advance("fetch", rows))
+        engine = self._engine()
         writing: Future[None] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             try:
-                for fetched in prefetch.run(self._open_units(state), shard_size=config.shard_size):
+                for fetched in prefetch.run(self._open_units(state), shard_size=self._shape.shard_size):
                     outcomes = self._embed(engine, prefetch, fetched)
                     prefetch.release(fetched)
                     if writing is not None:

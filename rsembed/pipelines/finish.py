@@ -7,6 +7,7 @@ inputs only; whatever depends on timing goes to ``report.json``. The manifest is
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import PartRecord
 from rsembed.pipelines.plan import FORMAT_VERSION, RunPlan
-from rsembed.pipelines.run_output import MANIFEST, REPORT, RunOutput
+from rsembed.pipelines.run_output import MANIFEST, QUANTIZATION, REPORT, RunOutput
 from rsembed.pipelines.run_state import RunState
 from rsembed.providers.collections import imagery_attribution
 from rsembed.writers.atomic import json_text
@@ -95,6 +96,12 @@ def finish_run(
         "licences": {model.label: _licence(model.embedder.card.licence) for model in plan.models},
         "attribution": _attribution(plan, output, [record.name for record in parts]),
     }
+    if (fixed := output.read(QUANTIZATION)) is not None:
+        # What the steps cost; they themselves stand in the parts.
+        manifest["quantization"] = {
+            label: {name: value for name, value in facts.items() if name != "step"}
+            for label, facts in json.loads(fixed).items()
+        }
     text = json_text(manifest).encode()
     writer.write(MANIFEST, lambda path: path.write_bytes(text))
 

@@ -46,7 +46,8 @@ FORMAT_VERSION = 1
 class ModelPlan:
     """One model of a run, resolved. ``embedder`` is configured but not loaded.
 
-    ``weights``: the file on this machine, or just its pin where nothing is loaded.
+    ``weights``: the file on this machine, or just its pin where nothing is loaded. ``steps``: of each dimension, where
+    numbers are stored as int8; None while they are not fixed.
     """
 
     label: str
@@ -56,6 +57,7 @@ class ModelPlan:
     batch_size: int
     device: str
     weights: WeightsHandle | WeightsPin | None
+    steps: tuple[float, ...] | None = None
 
     @property
     def native_px(self) -> int:
@@ -171,6 +173,7 @@ class RunPlan:
             "threads": config.threads,
             "min_valid_fraction": to_json(config.min_valid_fraction),
             "dtype": config.dtype,
+            **({"steps": digest(to_json(config.steps))} if config.steps else {}),
         }
 
     def group_digest(self, group: FetchGroup) -> str:
@@ -189,16 +192,25 @@ def plan_model(
     _check_licence(embedder, settings)
     device = embedder.stated_device(run.device) if stated_device else embedder.resolve_device(run.device)
     batch = config.batch_size or embedder.card.batch_size.get(device.split(":")[0], embedder.card.batch_size["cpu"])
-    recipe = embedder.fetch_recipe()
+    recipe, label = embedder.fetch_recipe(), safe_label(request.label or embedder.card.id)
     return ModelPlan(
-        label=safe_label(request.label or embedder.card.id),
+        label=label,
         embedder=embedder,
         recipe=recipe,
         bands=canonical_bands(recipe.collection, embedder.contract.bands),
         batch_size=batch,
         device=device,
         weights=None,
+        steps=_given_steps(config, label, embedder),
     )
+
+
+def _given_steps(config: ExportConfig, label: str, embedder: EmbedderBase) -> tuple[float, ...] | None:
+    """The steps that the request names for a model; ModelError for another number of them."""
+    found = (config.steps or {}).get(label)
+    if found is not None and len(found) != embedder.dim:
+        raise ModelError(f"{label} has {embedder.dim} dimensions, {len(found)} steps were given; give one for each")
+    return found
 
 
 def configured(request: ExportModelRequest, run: RunRequest) -> EmbedderBase:

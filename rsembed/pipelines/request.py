@@ -76,8 +76,9 @@ class ExportConfig:
     ``batch_size`` (None: the card's, by device class), ``threads`` (CPU threads a forward
     pass), ``precision``, ``recipe``, ``context``, ``input_prep`` (a mode or a spec; None: tiles),
     ``buffer_m`` (metres, half a side; None: native footprint), ``min_valid_fraction``, ``dtype``
-    of the stored vectors. ``context`` None: ``native`` for the authors' recipe, ``none`` for the
-    reference's.
+    of the stored vectors, ``steps`` of a dataset in int8 (label -> step of each dimension; None: fixed
+    from a sample of the rows before the first is written). ``context`` None: ``native`` for the
+    authors' recipe, ``none`` for the reference's.
     Not part of it: ``fetch_workers`` (requests in flight), ``max_attempts`` (per row, for
     transient errors), ``retry_backoff_s`` (bound of the first wait; it doubles; None: 0.5),
     ``keep_inputs``, ``skip_bad_rows``, ``show_progress``.
@@ -103,7 +104,8 @@ class ExportConfig:
     input_prep: InputPrepSpec | InputPrepMode | None = None
     buffer_m: float | None = None
     min_valid_fraction: float = 0.5
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16", "int8"] = "float32"
+    steps: Mapping[str, tuple[float, ...]] | None = None
     shards_per_part: int = 64
     fetch_workers: int = 8
     max_attempts: int = 4
@@ -152,6 +154,7 @@ class ExportConfig:
         wait_s = self.retry_backoff_s
         if wait_s is not None and not (_is_number(wait_s) and 0 <= wait_s < float("inf")):
             raise ExportArgumentError(f"retry_backoff_s must be 0 or more seconds, got {wait_s!r}")
+        self._check_steps()
         if isinstance(self.input_prep, str):
             InputPrepSpec(self.input_prep)  # raises for an unknown mode
         elif self.input_prep is not None and not isinstance(self.input_prep, InputPrepSpec):
@@ -168,6 +171,15 @@ class ExportConfig:
             raise ExportArgumentError(f"{other} is another name of {name}: give one of the two")
         object.__setattr__(self, name, value)
 
+    def _check_steps(self) -> None:
+        if self.steps is None:
+            return
+        if self.dtype != "int8":
+            raise ExportArgumentError(f"steps are of dtype='int8', got dtype={self.dtype!r}")
+        for label, steps in self.steps.items():
+            if not all(_is_number(step) and 0 < step < float("inf") for step in steps):
+                raise ExportArgumentError(f"the steps of {label} must be positive numbers")
+
     @property
     def prep(self) -> InputPrepSpec:
         """``input_prep`` as a spec."""
@@ -183,7 +195,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "precision": ("fp32", "bf16", "tf32"),
     "recipe": RECIPES,
     "context": (None, "native", "none"),
-    "dtype": ("float32", "float16"),
+    "dtype": ("float32", "float16", "int8"),
     "format": tuple(EXTENSIONS),
 }
 

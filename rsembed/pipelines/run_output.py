@@ -24,6 +24,8 @@ WEIGHTS_LOCK = "weights.lock"
 MANIFEST = "manifest.json"
 """Written last: its presence says that the run ended."""
 REPORT = "report.json"
+QUANTIZATION = "quantization.json"
+"""Of a dataset in int8: the size of a step in each dimension by label, and what it costs."""
 STATE = "_state"
 """Folder of a local run's journal."""
 

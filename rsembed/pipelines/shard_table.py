@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsembed.core.embedding import RowStatus
+from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 from rsembed.pipelines.checkpoint import FailureRecord
 from rsembed.pipelines.fetch_unit import FetchUnit
@@ -17,6 +16,7 @@ from rsembed.pipelines.plan import ModelPlan, RunPlan
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.tools.spatial import GridArray
 from rsembed.writers.dataset import PartColumns, build_part, part_schema
+from rsembed.writers.vectors import quantization_json
 
 _UNKNOWN = RowRecord(RowStatus.FAILED)
 
@@ -24,7 +24,7 @@ _UNKNOWN = RowRecord(RowStatus.FAILED)
 def model_schema(plan: RunPlan, model: ModelPlan, carried: pa.Schema, fingerprint: str) -> pa.Schema:
     """Schema and file metadata of one model's dataset."""
     card = model.embedder.card
-    metadata: Mapping[str, Json] = {
+    metadata: dict[str, Json] = {
         "fingerprint": fingerprint,
         "model": model.describe(),
         "title": card.title,
@@ -33,6 +33,10 @@ def model_schema(plan: RunPlan, model: ModelPlan, carried: pa.Schema, fingerprin
         "commercial": card.licence.commercial,
         "attribution": card.licence.attribution,
     }
+    if plan.config.dtype == "int8":
+        if model.steps is None:
+            raise ExportError(f"{model.label}: the steps of int8 are not fixed yet")
+        metadata |= {"quantization": quantization_json(np.array(model.steps, dtype=np.float32))}
     maps = model.embedder.config.output.mode == "grid"
     return part_schema(model.embedder.dim, plan.config.dtype, carried, metadata, maps=maps)
 
