@@ -6,12 +6,13 @@ Equal arrays give equal bytes.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -94,8 +95,9 @@ class SpilledArrays:
 
     def __exit__(self, *_: object) -> None:
         self._loose.close()
-        for path in [self._folder / "loose.bin", *(table.path for table in self._tables.values())]:
-            path.unlink(missing_ok=True)
+        (self._folder / "loose.bin").unlink(missing_ok=True)
+        for table in self._tables.values():
+            table.close()
 
     def add(self, key: str, dims: tuple[str, ...], array: NDArray[Any]) -> None:
         """A whole array."""
@@ -106,7 +108,7 @@ class SpilledArrays:
     def rows(self, key: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: DTypeLike) -> RowsArray:
         """An array to be filled row by row; the one of that name where there is one already."""
         if key not in self._tables:
-            self._tables[key] = RowsArray(self._folder / f"rows-{len(self._tables)}.npy", shape, dtype)
+            self._tables[key] = RowsArray(self._folder / f"rows-{len(self._tables)}.bin", shape, dtype)
             self._dims[key] = dims
         return self._tables[key]
 
@@ -146,18 +148,36 @@ class RowsArray:
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self.path = path
         self.shape, self.dtype = shape, np.dtype(dtype)
-        self._values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        self._row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._written = np.zeros(shape[0], np.bool_)
+        # Written, not mapped: pages of a mapped file would count as this process's memory.
+        self._file = path.open("w+b", buffering=0)
 
     def __setitem__(self, row: int, values: NDArray[Any]) -> None:
-        self._values[row] = values
+        data = np.ascontiguousarray(values, self.dtype)
+        if data.shape != self.shape[1:]:
+            raise ValueError(f"a row of shape {self.shape[1:]} was expected, got {data.shape}")
+        _write_at(self._file, memoryview(data.tobytes()), row * self._row_bytes)
         self._written[row] = True
 
     def pieces(self) -> Iterator[NDArray[Any]]:
         """The rows in order, a few at a time."""
-        for row in np.flatnonzero(~self._written):
-            self._values[row] = np.nan
-        self._written[:] = True
-        step = max(1, _PIECE_BYTES // max(1, self._values[:1].nbytes))
+        step = max(1, _PIECE_BYTES // max(1, self._row_bytes))
         for first in range(0, self.shape[0], step):
-            yield np.array(self._values[first : first + step])
+            count = min(step, self.shape[0] - first)
+            piece = np.full((count, *self.shape[1:]), np.nan, self.dtype)
+            for row in np.flatnonzero(self._written[first : first + count]):
+                data = os.pread(self._file.fileno(), self._row_bytes, (first + int(row)) * self._row_bytes)
+                piece[row] = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+            yield piece
+
+    def close(self) -> None:
+        """Close and remove the file."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _write_at(file: BinaryIO, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(file.fileno(), data, offset)  # a full disk may take a part first
+        data, offset = data[written:], offset + written

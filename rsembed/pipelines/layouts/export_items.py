@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from rsembed.core.errors import ExportArgumentError
@@ -26,6 +27,9 @@ from rsembed.pipelines.layouts.work import do_work, needs_pixels, planned_portio
 from rsembed.pipelines.output_folder import OutputFolder
 from rsembed.pipelines.plan import RunPlan
 from rsembed.pipelines.targets import EXTENSIONS, PER_ITEM_FOLDER, PerItemTarget
+
+_PUTTING = 4
+"""Threads that wait for the disk."""
 
 
 def export_per_item(job: LayoutJob, target: PerItemTarget) -> LayoutResult:
@@ -114,16 +118,26 @@ class _ItemExport:
         progress = self._job.progress
         progress.start({"write": len(lacking)})
         try:
-            for run in runs:
-                for shard in range(run.n_shards):
-                    for outcome in self._outcomes(run, shard, lacking):
-                        self._write(outcome)
-                        progress.advance("write", 1)
-                    run.drop_packs(shard)
+            # Files are made one after the other in this thread (NetCDF's library wants that), and made durable in
+            # others: waiting for the disk is most of it.
+            with ThreadPoolExecutor(_PUTTING, thread_name_prefix="put") as pool:
+                for run in runs:
+                    for shard in range(run.n_shards):
+                        self._render_shard(pool, run, shard, lacking)
+                        run.drop_packs(shard)
         finally:
             for run in runs:
                 run.close()
             progress.finish()
+
+    def _render_shard(self, pool: ThreadPoolExecutor, run: HiddenRun, shard: int, lacking: frozenset[int]) -> None:
+        waiting: deque[Future[None]] = deque()
+        for outcome in self._outcomes(run, shard, lacking):
+            waiting.append(self._write(pool, outcome))
+            while len(waiting) > 2 * _PUTTING or (waiting and waiting[0].done()):
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
 
     def _outcomes(self, run: HiddenRun, shard: int, lacking: frozenset[int]) -> Iterator[ItemOutcome]:
         slots = [slot for slot, index in enumerate(run.item_numbers(shard)) if index in lacking]
@@ -131,7 +145,7 @@ class _ItemExport:
             refetch_lost(run, shard, slots, self._job.provider, self._job.settings)
         yield from run.items(shard, slots)
 
-    def _write(self, outcome: ItemOutcome) -> None:
+    def _write(self, pool: ThreadPoolExecutor, outcome: ItemOutcome) -> Future[None]:
         config = self._plan.config
         arrays, manifest = render_item(
             outcome,
@@ -142,7 +156,14 @@ class _ItemExport:
             save_embeddings=config.save_embeddings,
         )
         manifest["request_fingerprint"] = self._files.fingerprint(outcome.index)
-        self._manifests[outcome.index] = self._files.put(outcome.index, arrays, manifest)
+        index = outcome.index
+        prepared = self._files.prepare(index, arrays, manifest)
+
+        def put() -> None:
+            self._manifests[index] = self._files.put(index, prepared, arrays, manifest)
+            self._job.progress.advance("write", 1)
+
+        return pool.submit(put)
 
     def _index(self, status: str) -> Manifest:
         """Which files make up the export, so that those of earlier ones are not taken for it."""

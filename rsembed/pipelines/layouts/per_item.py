@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from rsembed.pipelines.layouts.outcomes import ItemOutcome, ModelOutcome
 from rsembed.pipelines.targets import EXTENSIONS, PER_ITEM_FOLDER, UNSEEN, FileFormat
 from rsembed.writers.array_file import NamedArray, array_key, write_arrays
 from rsembed.writers.atomic import sha256_file
-from rsembed.writers.store import ANY, FolderStore, scratch_file
+from rsembed.writers.store import ANY, FolderStore
 
 PATH_KEYS: Mapping[str, tuple[str, str]] = {"npz": ("npz_path", "npz_keys"), "netcdf": ("nc_path", "nc_variables")}
 """Format -> the manifest's keys for the file of arrays, and for the arrays in it."""
@@ -70,16 +70,21 @@ class ItemFiles:
             return None
         return found if is_intact(found, self.arrays(index)) else None
 
-    def put(self, index: int, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Manifest:
-        """Write an item's arrays, then its sidecar; returns the manifest with what that adds."""
+    def prepare(self, index: int, arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> Path:
+        """An item's arrays as a scratch file, to be :meth:`put`."""
+        about = file_attributes(manifest)
+        named = [NamedArray.of(key, dims_of(key, array.ndim), array) for key, array in sorted(arrays.items())]
+        path = self.store.scratch / f"{index}{EXTENSIONS[self.format]}"
+        self.store.scratch.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, named, netcdf=self.format == "netcdf", attributes=about)
+        return path
+
+    def put(self, index: int, prepared: Path, arrays: Iterable[str], manifest: Manifest) -> Manifest:
+        """Put an item's file of arrays in place, then its sidecar; returns the manifest with what that adds."""
         path_key, keys_key = PATH_KEYS[self.format]
         target = self.arrays(index)
         self._take_away(index, target.name)
-        with scratch_file(self.store, target.name) as path:
-            about = file_attributes(manifest)
-            named = [NamedArray.of(key, dims_of(key, array.ndim), array) for key, array in sorted(arrays.items())]
-            write_arrays(path, named, netcdf=self.format == "netcdf", attributes=about)
-            stored = self.store.put(target.name, path, replaces=ANY)
+        stored = self.store.put(target.name, prepared, replaces=ANY)
         manifest[path_key] = str(target)
         manifest[keys_key] = sorted(arrays)
         manifest["arrays_file"] = {"name": target.name, "bytes": stored.bytes, "sha256": stored.sha256}
