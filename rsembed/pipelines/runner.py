@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -124,43 +124,45 @@ def embed_places(
     by_buffer: dict[float | None, list[int]] = {}
     for i, spatial in enumerate(spatials):
         by_buffer.setdefault(getattr(spatial, "buffer_m", None), []).append(i)
-    for buffer_m, members in by_buffer.items():
-        prefetch = open_prefetch(plan, provider, settings)
-        found = _embed_alike(plan, [spatials[i] for i in members], window, prefetch, buffer_m)
-        answers.update(zip(members, found, strict=True))
+    with contextlib.ExitStack() as stack:
+        tables = []
+        for buffer_m, members in by_buffer.items():
+            rows = scratch_rows([spatials[i] for i in members], WindowPolicy(default=(window,)), None)
+            tables.append(stack.enter_context(rows))
+            alike = replace(plan, config=replace(plan.config, buffer_m=buffer_m))
+            check_places(alike, tables[-1], [f"spatials[{i}] ({spatials[i]})" for i in members])
+        for (buffer_m, members), table in zip(by_buffer.items(), tables, strict=True):
+            found = _embed_alike(plan, table, open_prefetch(plan, provider, settings), buffer_m)
+            answers.update(zip(members, found, strict=True))
     return [answers[i] for i in range(len(spatials))]
 
 
-def _embed_alike(
-    plan: RunPlan, spatials: Sequence[Spatial], window: Window, prefetch: PrefetchManager, buffer_m: float | None
-) -> list[RowAnswer]:
-    """:func:`embed_places` for places of one buffer."""
+def _embed_alike(plan: RunPlan, table: RowTable, prefetch: PrefetchManager, buffer_m: float | None) -> list[RowAnswer]:
+    """:func:`embed_places` for places of one buffer, in the order of the input rows."""
     model, config, group = single_model(plan), plan.config, plan.groups[0]
     engine = InferenceEngine(threads=config.threads, min_valid_fraction=config.min_valid_fraction, pad=False)
     answers: dict[int, RowAnswer] = {}
-    with scratch_rows(list(spatials), WindowPolicy(default=(window,)), None) as table:
-        check_places(plan, table)
 
-        def units() -> Iterator[tuple[FetchUnit, InputPack]]:
-            for index in range(-(-table.n_rows // config.shard_size)):
-                shard = table.shard(index, config.shard_size)
-                wanted = {model.label: tuple(range(len(shard)))}
-                unit = FetchUnit(group, index, shard, wanted, plan.group_digest(group), buffer_m)
-                yield unit, InputPack(table.path.parent / f"unit-{index}.pack")
+    def units() -> Iterator[tuple[FetchUnit, InputPack]]:
+        for index in range(table.n_shards(config.shard_size)):
+            shard = table.shard(index, config.shard_size)
+            wanted = {model.label: tuple(range(len(shard)))}
+            unit = FetchUnit(group, index, shard, wanted, plan.group_digest(group), buffer_m)
+            yield unit, InputPack(table.path.parent / f"unit-{index}.pack")
 
-        try:
-            for fetched in prefetch.run(units(), shard_size=config.shard_size):
-                source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
-                outcome = engine.run(model, len(fetched.unit.shard), source)
-                unit = fetched.unit
-                for slot, record, vector in zip(outcome.slots, outcome.records, outcome.vectors, strict=True):
-                    answers[int(unit.shard.row[slot])] = RowAnswer(
-                        record, vector, unit.footprints[model.label][slot], map_cells(unit, model, outcome, slot)
-                    )
-                prefetch.release(fetched)
-        finally:
-            prefetch.stop()
-    return [answers[i] for i in range(len(spatials))]
+    try:
+        for fetched in prefetch.run(units(), shard_size=config.shard_size):
+            source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
+            outcome = engine.run(model, len(fetched.unit.shard), source)
+            unit = fetched.unit
+            for slot, record, vector in zip(outcome.slots, outcome.records, outcome.vectors, strict=True):
+                answers[int(unit.shard.row[slot])] = RowAnswer(
+                    record, vector, unit.footprints[model.label][slot], map_cells(unit, model, outcome, slot)
+                )
+            prefetch.release(fetched)
+    finally:
+        prefetch.stop()
+    return [answers[i] for i in range(table.n_rows)]
 
 
 def embed_arrays(

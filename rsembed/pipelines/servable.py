@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rsembed.core.errors import ModelError, RowError, SpecError
@@ -16,11 +18,12 @@ _ENDS = {"utm": MAX_LATITUDE, "web_mercator": 85.06, "lonlat": 90.0}
 """Kind of grid -> latitude at which it ends in the north."""
 
 
-def check_places(plan: RunPlan, table: RowTable) -> None:
+def check_places(plan: RunPlan, table: RowTable, names: Sequence[str] | None = None) -> None:
     """Raise RowError, naming rows, for what no fetch of ``plan`` could serve.
 
     Places beyond the end of a group's grids (84 N / 80 S for UTM), boxes that need too many tiles,
     windows too short for a model's frames. Raises ModelError when the run's own buffer is too large.
+    ``names``: how errors call each input row (None: by number and id).
     """
     found: list[str] = []
     total = 0
@@ -28,7 +31,10 @@ def check_places(plan: RunPlan, table: RowTable) -> None:
         shard = table.shard(index, _CHUNK)
         reasons = _unservable(plan, shard)
         total += len(reasons)
-        found += [f"row {shard.row[i]} (id {shard.ids[i]}): {reasons[i]}" for i in sorted(reasons)[:10]]
+        for i in sorted(reasons)[:10]:
+            row = int(shard.row[i])
+            called = f"row {row} (id {shard.ids[i]})" if names is None else names[row]
+            found.append(f"{called}: {reasons[i]}")
     if total:
         more = f"\n  and {total - 10} more" if total > 10 else ""
         raise RowError(

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsembed.core.card import InputContract, ModelCard
-from rsembed.core.fetching import FramePolicy
+from rsembed.core.fetching import FetchRequest, FramePolicy, Grid
+from rsembed.core.patch import Patch
 from rsembed.embedders.base import EmbedderBase, Floats, View
 from rsembed.embedders.nets.tokens import Tokens
 from rsembed.embedders.registry import register
 from rsembed.embedders.torch_model import TorchEmbedder
-from rsembed.testing.null import COLLECTION, NullEmbedder
+from rsembed.testing.null import COLLECTION, NullEmbedder, NullProvider
 
 SIDE = 8
 """Native input of the models here, pixels of 10 m."""
@@ -81,6 +82,7 @@ class PatchTokens(TorchEmbedder):
 
     card = card("contract-tokens", dims={"": 5}, inputs={"single": contract(any_size=False)})
     built: ClassVar[list[int]] = []
+    seen: ClassVar[list[tuple[int, ...]]] = []
 
     def build(self) -> nn.Module:
         self.built.append(1)
@@ -90,12 +92,36 @@ class PatchTokens(TorchEmbedder):
     def prepare(self, view: View) -> Mapping[str, NDArray[Any]]:
         from rsembed.embedders import preprocess
 
-        image = view.values_tchw[0] / np.float32(4000)
-        return {"image": np.ascontiguousarray(preprocess.resize_bilinear(image, SIDE))}
+        square = preprocess.pad_to_square(view.values_tchw[0] / np.float32(4000))
+        self.seen.append(square.shape)
+        return {"image": np.ascontiguousarray(preprocess.resize_bilinear(square, SIDE))}
 
     def forward(self, net: nn.Module, tensors: Mapping[str, Tensor]) -> Tokens:
         found: Tokens = net(tensors["image"])
         return found
+
+
+class Land(NullProvider):
+    """The same land for every request: each pixel's value follows from its band and its place on the map."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked: list[Grid] = []
+
+    def fetch(self, request: FetchRequest) -> Patch:
+        self.asked.append(request.grid)
+        patch = super().fetch(request)
+        for c, band in enumerate(request.bands):
+            patch.values_tchw[:, c] = land(request.grid, band)
+        return patch
+
+
+def land(grid: Grid, band: str) -> Floats:
+    """What :class:`Land` shows of ``band`` on ``grid``: float32 (height, width), whole numbers."""
+    cols = np.rint(grid.x_min / grid.scale_m).astype(np.int64) + np.arange(grid.width)
+    rows = np.rint(grid.y_max / grid.scale_m).astype(np.int64) - np.arange(grid.height)
+    values = (7919 * cols[None, :] + 104729 * rows[:, None] + 31 * int(band[1:])) % 3989
+    return values.astype(np.float32)
 
 
 @register("contract-annual")
