@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CHECKED := rsembed workers migrations tests benchmarks
+CHECKED := rsembed workers migrations tests benchmarks docs
 # Each of them needs up to 4 GB. The tests of a file stay together: they share servers.
 TEST_PROCESSES ?= 2
 # The first interpreter that starts and is new enough.
@@ -18,7 +18,7 @@ export MKL_NUM_THREADS := 1
 export NUMEXPR_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ lint: $(STAMP) ## ruff, and mypy strict on rsembed and workers
 	@$(BIN)/ruff check $(wildcard $(CHECKED))
 	@$(BIN)/mypy
 
+docs: $(STAMP) ## the documentation site, in site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 clean: ## remove the environment, caches and the demo's output
-	rm -rf $(VENV) build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from rsembed.cli.main import cli
 from rsembed.embedders.catalog import MODEL_SPECS
 from rsembed.testing.scene import write_synthetic_catalog
+from tests.doc_blocks import blocks_of
 from workers import settings
 from workers.cli.group import fleet
 from workers.fleet_file import running_fleet
@@ -29,7 +30,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     """Code blocks of README.md in that language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return [block.text for block in blocks_of(README, language)]
 
 
 LINES = [line for block in blocks("sh") for line in block.splitlines()]
