@@ -17,11 +17,14 @@ from rsembed import (
     ExportError,
     ExportTarget,
     ModelError,
+    OutputSpec,
     PointBuffer,
     ProviderError,
     TemporalSpec,
     export_batch,
+    get_embedding,
     get_embeddings_batch,
+    load_export,
 )
 from tests.builders import TEMPORAL, CountingProvider, Flaky, at_lon
 
@@ -119,6 +122,34 @@ def test_combined_when_windows_differ_then_each_is_told(tmp_path: Path) -> None:
     manifest = exported(tmp_path / "run", spatials=PLACES[:2], temporal=[TEMPORAL, TemporalSpec.year(2021)])
     assert manifest["temporal"] is None
     assert [temporal["year"] for temporal in manifest["temporals"]] == [2021, 2022, 2021, 2022]
+
+
+def test_combined_when_maps_are_alike_then_one_array_and_where_each_lies(tmp_path: Path) -> None:
+    manifest = exported(tmp_path / "run", models=["null-map"], output=OutputSpec.grid(), provider=failing(2.04))
+    found = arrays(tmp_path / "run.npz")["embeddings__null_map"]
+    assert found.shape == (7, 16, 4, 4)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(found[:, 0, 0, 0])), [2])
+    for i in (0, 6):
+        single = get_embedding(
+            "null-map", spatial=PLACES[i], temporal=TEMPORAL, backend=CountingProvider(), output=OutputSpec.grid()
+        )
+        np.testing.assert_allclose(found[i], single.data, rtol=0, atol=1e-5)
+        assert manifest["models"][0]["metas"][i]["grid"] == single.meta["grid"]
+    assert manifest["models"][0]["metas"][2]["grid"] is None
+
+
+def test_combined_when_maps_differ_in_shape_then_each_is_an_array_of_its_own(tmp_path: Path) -> None:
+    for form in ("npz", "netcdf"):
+        config = {"format": form}
+        manifest = exported(tmp_path / form, spatials=ODD, models=["null-map"], output=OutputSpec.grid(), config=config)
+        entry = manifest["models"][0]["embeddings"]
+        assert entry["npz_keys"] == [f"embedding__null_map__{i:05d}" for i in range(3)]
+        assert entry["indices"] == [0, 1, 2]
+        run = load_export(tmp_path / f"{form}.json")
+        whole = run.embedding("null-map")
+        assert [whole[i].shape for i in range(3)] == [tuple(shape) for shape in entry["shapes"]]
+        with pytest.warns(UserWarning, match="padded"):
+            assert run.to_xarray("null-map").dims == ("item", "dim", "y", "x")
 
 
 def test_combined_when_places_fail_then_they_are_nan_and_listed(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from rsembed import (
     BBox,
     ExportConfig,
     ExportTarget,
+    OutputSpec,
     PointBuffer,
     ProviderError,
     TemporalSpec,
     export_batch,
+    get_embeddings_batch,
     load_export,
 )
 from rsembed.load import ExportResult
@@ -257,6 +259,19 @@ def test_load_when_the_layouts_differ_then_what_is_read_does_not(tmp_path: Path)
             assert run.table("null").column(name).to_pylist() == dataset.table("null").column(name).to_pylist()
         vectors = run.table("null", ["embedding"]).column(0).to_pylist()
         assert vectors == dataset.table("null", ["embedding"]).column(0).to_pylist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("spatials", [PLACES, [PLACES[0], BBox(2.1, 42.0, 2.102, 42.001)]], ids=["alike", "odd"])
+def test_load_when_maps_were_exported_then_they_are_back(tmp_path: Path, layout: str, spatials: list[Any]) -> None:
+    given_: dict[str, Any] = {"spatials": spatials, "models": ["null-map"], "output": OutputSpec.grid()}
+    found = load_export(exported(tmp_path / "out", layout, **given_)).embedding("null-map")
+    batch = get_embeddings_batch(
+        "null-map", spatials=spatials, temporal=TEMPORAL, output=OutputSpec.grid(), backend=CountingProvider()
+    )
+    assert found.dtype == (np.float32 if len(spatials) == 7 else object)
+    for one, expected in zip(found, batch, strict=True):
+        np.testing.assert_allclose(one, expected.data, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

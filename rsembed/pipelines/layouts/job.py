@@ -51,6 +51,8 @@ class LayoutJob:
         config = self.request.config
         if not (config.save_inputs or config.save_embeddings):
             raise ExportArgumentError("save_inputs and save_embeddings are both False: nothing would be written")
+        if config.dtype == "int8":
+            raise ExportArgumentError("dtype='int8' belongs to a dataset, which keeps the steps; give float32")
         if config.keep_inputs:
             raise ExportArgumentError("keep_inputs belongs to a dataset; here save_inputs writes the pixels")
         plan = plan_run(self.request, self.provider, self.settings)

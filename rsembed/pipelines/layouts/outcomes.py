@@ -98,6 +98,7 @@ class HiddenRun:
         self.folder = folder
         self._failures = failures
         self._parts: dict[str, PartRows] = {}
+        self._readers: dict[str, VectorReader] = {}
 
     def close(self) -> None:
         """Close the files that are open."""
@@ -135,7 +136,7 @@ class HiddenRun:
         """The items of a shard."""
         return [int(i) for i in self.table.shard(index, self.plan.config.shard_size).ids.to_pylist()]
 
-    def items(self, index: int, slots: Sequence[int], *, vectors: bool = True) -> Iterator[ItemOutcome]:
+    def items(self, index: int, slots: Sequence[int]) -> Iterator[ItemOutcome]:
         """The items at ``slots`` of a shard; their pixels can be read until the next one is asked for."""
         with contextlib.ExitStack() as stack:
             inputs = {
@@ -154,7 +155,7 @@ class HiddenRun:
                     found.append(
                         _pixels_only(model, given, failure)
                         if row is None
-                        else _embedded(model, row, given, failure, vectors=vectors)
+                        else _embedded(model, row, given, failure, self._vector(label, row))
                     )
                 yield ItemOutcome(numbers[slot], tuple(found))
 
@@ -194,6 +195,17 @@ class HiddenRun:
             self._parts[label] = PartRows(self.folder.store, name)
         return self._parts[label].slice(place * config.shard_size + slot, 1)
 
+    def _vector(self, label: str, row: pa.Table) -> NDArray[Any] | None:
+        """The vector or map of one row."""
+        column = row.column("embedding").combine_chunks()
+        if column.null_count:
+            return None
+        reader = self._readers.get(label) or self._readers.setdefault(label, VectorReader(row.schema))
+        if reader.dim is None:
+            return np.ascontiguousarray(reader.map(column[0], row.column("grid_shape")[0].as_py()))
+        found: NDArray[Any] = reader.vectors(column)[0]
+        return found
+
     def _places(self, unit: FetchUnit, model: ModelPlan) -> Sequence[Grid]:
         """What each row of ``unit`` is for ``model``, as pixels of what was fetched."""
         prints = unit.footprints[model.label]
@@ -214,14 +226,18 @@ def _extent(model: ModelPlan, unit: FetchUnit, grid: Grid, slot: int) -> tuple[t
 
 
 def _embedded(
-    model: ModelPlan, row: pa.Table, given: ItemInput, failure: RowFailure | None, *, vectors: bool
+    model: ModelPlan,
+    row: pa.Table,
+    given: ItemInput,
+    failure: RowFailure | None,
+    vector: NDArray[Any] | None,
 ) -> ModelOutcome:
     """The outcome that a row of the dataset tells."""
     fact = row.select(_FACTS).to_pylist()[0]
     return ModelOutcome(
         model=model,
         status=RowStatus(fact["status"]),
-        vector=_vector(row) if vectors else None,
+        vector=vector,
         n_images=fact["n_images"] or 0,
         first_date=fact["first_date"],
         last_date=fact["last_date"],
@@ -233,17 +249,6 @@ def _embedded(
         failure=failure,
         input=given,
     )
-
-
-def _vector(row: pa.Table) -> NDArray[Any] | None:
-    column = row.column("embedding").combine_chunks()
-    if column.null_count:
-        return None
-    reader = VectorReader(row.schema)
-    if reader.dim is None:
-        return np.ascontiguousarray(reader.map(column[0], row.column("grid_shape")[0].as_py()))
-    found: NDArray[Any] = reader.vectors(column)[0]
-    return found
 
 
 def _cells(row: pa.Table) -> tuple[float, ...] | None:

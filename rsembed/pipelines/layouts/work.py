@@ -44,10 +44,14 @@ class WorkResult:
 @contextlib.contextmanager
 def planned_portions(plan: RunPlan, items: Items, indices: Sequence[int]) -> Iterator[list[Portion]]:
     """The items ``indices``, planned and checked; their rows lie in scratch files while the block runs."""
+    maps = any(model.embedder.config.output.mode == "grid" for model in plan.models)
     with contextlib.ExitStack() as stack:
         portions = []
         for buffer_m, source in items.portions(indices):
             config = replace(plan.config, buffer_m=buffer_m, keep_inputs=needs_pixels(plan))
+            if maps:
+                # A file is read a group of rows at a time, and maps are large.
+                config = replace(config, shards_per_part=1)
             options = RowOptions(id_column="id", carry=())
             table = stack.enter_context(scratch_rows(source, WindowPolicy(), None, options))
             portion = Portion(replace(plan, config=config), table)
