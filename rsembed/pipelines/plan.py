@@ -38,7 +38,7 @@ from rsembed.tools.temporal import frame_bins
 from rsembed.tools.tiling import Footprint, plan_footprint
 from rsembed.writers.atomic import safe_label
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever names, columns or bytes of outputs change for the same request."""
 
 

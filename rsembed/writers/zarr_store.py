@@ -26,8 +26,8 @@ _COLUMNS = (
     "valid_fraction",
 )  # fmt: skip
 _DATASET = frozenset(
-    {*_COLUMNS, "geometry", "footprint", "bbox", "frame_dates", "scene_ids", "embedding", "grid_shape",
-     "grid_transform"}
+    {*_COLUMNS, "geometry", "footprint", "bbox", "footprint_bbox", "frame_dates", "scene_ids", "embedding",
+     "grid_shape", "grid_transform"}
 )  # fmt: skip
 _TAKEN = frozenset({"grid_height", "grid_width", "dim", "x", "y", "grid_affine"})
 _NAME = re.compile(r"(?!__)[^/\\.\x00-\x1f][^/\\\x00-\x1f]*")

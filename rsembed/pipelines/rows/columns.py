@@ -31,8 +31,8 @@ from rsembed.pipelines.rows.problems import Problems
 from rsembed.pipelines.rows.source import TableSource, find_column
 
 RESERVED = (
-    "id", "row", "seq", "start", "end", "status", "lon", "lat", "geometry", "footprint", "bbox", "epsg", "n_images",
-    "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "embedding",
+    "id", "row", "seq", "start", "end", "status", "lon", "lat", "geometry", "footprint", "bbox", "footprint_bbox",
+    "epsg", "n_images", "first_date", "last_date", "valid_fraction", "frame_dates", "scene_ids", "embedding",
     "_kind", "_minlon", "_minlat", "_maxlon", "_maxlat",
 )  # fmt: skip
 """Columns of rows and outputs; the user's table may not carry them."""
