@@ -76,7 +76,8 @@ def axis_cells(spans: Sequence[Span]) -> Axis:
     low, high = max(spans[0].own_low, origin), min(spans[-1].own_high, end)
     first = math.ceil((low - origin - _SLACK) / cell - 0.5)
     last = math.floor((high - origin + _SLACK) / cell - 0.5)
-    most = max(0, math.floor((end - origin + _SLACK) / cell - 0.5))
+    # A centre on the image's very end would stand for ground of which half was never seen.
+    most = max(0, math.ceil((end - origin - _SLACK) / cell - 0.5) - 1)
     if last < first:
         first = last = math.floor(((low + high) / 2 - origin) / cell)
     first, last = min(max(0, first), most), min(max(0, last), most)

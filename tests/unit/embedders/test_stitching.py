@@ -97,6 +97,14 @@ def test_stitch_when_the_middle_of_one_input_was_asked_for_then_cells_whose_cent
     assert found.cells == CellLattice(16.0, 16.0, 16.0, 16.0)
 
 
+def test_stitch_when_the_image_ends_in_the_middle_of_a_cell_then_that_cell_is_left_out() -> None:
+    found = plan_footprint(20, 20, 16, prep=InputPrepSpec.tile(tile_snap_frac=0))
+    maps = coordinates(found, 8)
+    whole = stitch(maps, covers(found), [t.roi for t in found.tiles])
+    assert whole.values.shape == (2, 2, 2)
+    assert whole.cells == CellLattice(0.0, 0.0, 8.0, 8.0)
+
+
 def test_stitch_when_no_centre_is_inside_then_the_cell_around_the_middle() -> None:
     grid = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
     assert stitch([grid], [(0, 0, 64, 64)], [(0.52, 0.52, 0.55, 0.55)]).values.tolist() == [[[10.0]]]
