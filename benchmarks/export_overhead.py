@@ -82,16 +82,17 @@ def measure_here(case: Case, folder: Path) -> Figures:
     run(case, folder, "out")
     call_s = time.monotonic() - began
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s, peak_mb = usage.ru_utime + usage.ru_stime, _peak_mb()
+    cpu_s, most_mb = usage.ru_utime + usage.ru_stime, peak_mb()
     warm_s = None
     if case.warm:
         began = time.monotonic()
         run(case, folder, "again")
         warm_s = time.monotonic() - began
-    return Figures(call_s, 0.0, cpu_s, peak_mb, warm_s)
+    return Figures(call_s, 0.0, cpu_s, most_mb, warm_s)
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
+    """The most memory this process ever had, MB."""
     # ru_maxrss survives exec on Linux and would show the parent's memory; VmHWM is this program's.
     found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(found[1]) / 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -66,3 +66,13 @@ def test_stac_windows_when_quick_then_every_way_was_timed_and_patches_were_equal
     own, loop = found["runs"][0], found["runs"][1]
     assert own["searches_per_point"] < loop["searches_per_point"] == 1
     assert own["requests_per_point"] < loop["requests_per_point"]
+
+
+def test_layouts_when_quick_then_every_layout_wrote_its_files() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.layouts", "--quick", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=200,
+    )  # fmt: skip
+    files = {(run["layout"], run["rows"]): run["files"] for run in json.loads(done.stdout)["runs"]}
+    assert files["per-item", 10] == files["per-item+inputs", 10] == files["plain per-item+inputs", 10] == 20
+    assert files["combined", 10] == files["plain combined+inputs", 10] == 2
