@@ -132,7 +132,10 @@ class ModelResult:
             return self.known_dim
         first = self.embedding()
         if first.dtype == object:
-            return int(next(each.shape[0] for each in first if each is not None))
+            sizes = [each.shape[0] for each in first if each is not None]
+            if not sizes:
+                raise ValueError(f"model {self.name!r} has no embedding at all: its dimension is not known")
+            return int(sizes[0])
         return int(first.shape[1])
 
     @property

@@ -124,7 +124,9 @@ class CombinedTarget(ExportTarget):
 def _path(name: str, given: object) -> Path:
     if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
         raise ExportArgumentError(f"{name} must be a path, got {given!r}")
-    return Path(os.fsdecode(given))
+    if "://" in os.fsdecode(given):
+        raise ExportArgumentError(f"{name} must be a path on this machine, got {given!r}; the fleet writes to buckets")
+    return Path(os.fsdecode(given)).expanduser()
 
 
 def _check_name(name: object) -> None:

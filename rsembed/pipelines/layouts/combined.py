@@ -119,6 +119,8 @@ class CombinedRendering:
         self._plan, self._items, self._entries, self._arrays = plan, items, entries, arrays
         labels = [model.label for model in plan.models]
         config = plan.config
+        # The pixels of a product are the embedding itself.
+        imagery = {model.label: model.embedder.card.kind != "precomputed" for model in plan.models}
         self._inputs = plan_inputs(runs, labels) if config.save_inputs else {}
         self._models: dict[str, _ModelColumns] = {}
         for label in labels:
@@ -129,7 +131,7 @@ class CombinedRendering:
                 shape = shapes.pop() if len(shapes) == 1 else None
                 vectors = self._column("embeddings", "embedding", label, shape, np.dtype(config.dtype))
             pixels = None
-            if inputs is not None and inputs.shares == label:
+            if inputs is not None and inputs.shares == label and imagery[label]:
                 pixels = self._column("inputs_bchw", "input_chw", label, inputs.shape, np.dtype(np.float32))
             self._models[label] = _ModelColumns(pixels, vectors, [None] * len(items))
 

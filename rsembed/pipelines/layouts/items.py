@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from rsembed.core.errors import SpecError
 from rsembed.core.patch import Json
-from rsembed.core.serialization import canonical, to_json
+from rsembed.core.serialization import to_json
 from rsembed.core.specs import BBox, PointBuffer, Spatial, Window
 from rsembed.pipelines.rows.formats import open_table
 from rsembed.pipelines.rows.shard import RowShard
@@ -22,6 +24,7 @@ from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.pipelines.runner import scratch_rows
 
 _BATCH = 65536
+_PLACE = ("start", "end", "geometry", "buffer_m")
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,11 @@ class Items:
         """The place of an item, as a manifest has it."""
         return to_json(self.spatial(index))
 
-    def place_text(self, index: int) -> str:
-        """Where and when, as text that is the same in every process."""
-        return canonical({"spatial": to_json(self.spatial(index)), "window": to_json(self.window(index))})
+    def key(self, index: int) -> bytes:
+        """Where and when, as bytes that are the same in every process."""
+        start, end, shape, buffer_m = (self.table.column(name)[index].as_py() for name in _PLACE)
+        window = struct.pack("<iid", start.toordinal(), end.toordinal(), math.nan if buffer_m is None else buffer_m)
+        return window + bytes(shape)
 
     def common_window(self) -> Window | None:
         """The window of all items, where they share one."""
@@ -78,7 +83,7 @@ class Items:
         """Identifies all items and their order."""
         found = hashlib.sha256()
         for index in range(len(self)):
-            found.update(self.place_text(index).encode())
+            found.update(self.key(index))
         return found.hexdigest()
 
     def portions(self, indices: Sequence[int]) -> list[tuple[float | None, pa.Table]]:

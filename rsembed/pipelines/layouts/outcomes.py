@@ -45,6 +45,11 @@ class ItemInput:
     _pack: InputPack
     _key: str
 
+    @property
+    def is_imagery(self) -> bool:
+        """Whether they are pixels of a sensor, rather than those of a product, which are the embedding itself."""
+        return self.model.embedder.card.kind != "precomputed"
+
     def patch(self) -> Patch | None:
         """What was fetched, for this model; None where nothing was."""
         found = self._pack.get(self._key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rsembed.core.patch import Json
-from rsembed.core.serialization import digest, to_json
+from rsembed.core.serialization import to_json
 from rsembed.pipelines.layouts.entries import (
     Entries,
     Manifest,
@@ -48,7 +49,7 @@ class ItemFiles:
 
     def fingerprint(self, index: int) -> str:
         """Identifies one item's request."""
-        return digest([self.spec, self.items.place_text(index)])
+        return hashlib.sha256(self.spec.encode() + self.items.key(index)).hexdigest()
 
     def arrays(self, index: int) -> Path:
         """The file of arrays."""
@@ -207,6 +208,8 @@ def _input_entry(
     inspection: Manifest | None,
 ) -> Manifest | None:
     """Where the pixels stand; what two models share stands once."""
+    if not outcome.input.is_imagery:
+        return None
     known = inputs.get(outcome.input.shares)
     if known is not None:
         return known | {"dedup_reused": True}
