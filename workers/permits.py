@@ -12,6 +12,7 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rsembed.providers.throttle import (
@@ -51,6 +52,24 @@ class _Slot:
         return self.redis_at + max(0.0, self.begun_at - self.taken_at)
 
 
+class _SharedPermit(Permit):
+    """A permit that a thread may keep for its next request; ``free``: whether nobody else has a better claim."""
+
+    def __init__(self, slot: _Slot, end: Callable[[Outcome], None], free: Callable[[_Slot], bool]) -> None:
+        super().__init__(end)
+        self._slot = slot
+        self._free = free
+
+    def may_stay(self) -> bool:
+        """See Permit."""
+        return self._free(self._slot)
+
+    def begin_again(self) -> None:
+        """See Permit."""
+        self._slot.successes += 1
+        self._slot.begun_at = time.monotonic()
+
+
 class RedisThrottle:
     """A :class:`~rsembed.providers.throttle.Throttle` that all processes with the same ``key`` share.
 
@@ -76,7 +95,7 @@ class RedisThrottle:
         """See :class:`~rsembed.providers.throttle.Throttle`; waits as long as Redis is away."""
         slot = self._slot(stop)
         slot.begun_at = time.monotonic()
-        return Permit(lambda outcome: self._end(slot, outcome))
+        return _SharedPermit(slot, lambda outcome: self._end(slot, outcome), self._is_free_to_stay)
 
     def _slot(self, stop: threading.Event) -> _Slot:
         """A spare permit of this process, or one from Redis, for which one thread asks at a time."""
@@ -136,15 +155,23 @@ class RedisThrottle:
         with self._freed:
             if outcome == "quota":
                 self._refused_at = time.monotonic()
-            # What was taken before the last refusal may be one permit too many.
-            young = time.monotonic() - slot.taken_at < HANDOVER_S and slot.taken_at > self._refused_at
             awaited = self._waiting + self._asking > len(self._spare)
-            # Where starts are counted, each has to be asked for.
-            if outcome != "quota" and young and awaited and self._per_s is None:
+            if outcome != "quota" and awaited and self._is_good(slot):
                 self._spare.append(slot)
                 self._freed.notify_all()
                 return
         self._give_back(slot, outcome)
+
+    def _is_good(self, slot: _Slot) -> bool:
+        """Whether a permit may serve one more request."""
+        # What was taken before the last refusal may be one permit too many. Where starts are counted, each has to be
+        # asked for.
+        young = time.monotonic() - slot.taken_at < HANDOVER_S and slot.taken_at > self._refused_at
+        return young and self._per_s is None
+
+    def _is_free_to_stay(self, slot: _Slot) -> bool:
+        """Whether the thread that holds a permit may keep it: another one that waits can begin at once."""
+        return not (self._waiting or self._asking) and self._is_good(slot)
 
     def _give_back(self, slot: _Slot, outcome: Outcome) -> None:
         with self._freed:

@@ -24,11 +24,11 @@ class DueQueue(Generic[T]):
         self._order = itertools.count()
         self._closed = False
 
-    def put(self, item: T) -> None:
-        """Add ``item`` at the end."""
+    def put(self, *items: T) -> None:
+        """Add ``items`` at the end."""
         with self._changed:
-            self._ready.append(item)
-            self._changed.notify()
+            self._ready.extend(items)
+            self._changed.notify(len(items))
 
     def put_off(self, item: T, in_s: float, *, at_most: int) -> bool:
         """Add ``item``, to be had in ``in_s`` seconds at the earliest; False where ``at_most`` are put off already."""
@@ -39,15 +39,20 @@ class DueQueue(Generic[T]):
             self._changed.notify()
             return True
 
-    def get(self) -> T | None:
-        """The next item that is due, waited for; None once the queue is closed, whatever is left in it."""
+    def get(self, *, wait: bool = True) -> T | None:
+        """The next item that is due, waited for; None once the queue is closed, whatever is left in it.
+
+        Without ``wait`` also None where none is due.
+        """
         with self._changed:
             while not self._closed:
-                now = self._clock()
+                now = self._clock() if self._later else 0.0
                 if self._later and self._later[0][0] <= now:
                     return heapq.heappop(self._later)[2]
                 if self._ready:
                     return self._ready.popleft()
+                if not wait:
+                    return None
                 self._changed.wait(self._later[0][0] - now if self._later else None)
             return None
 

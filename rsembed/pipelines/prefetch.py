@@ -21,6 +21,7 @@ from rsembed.core.patch import Patch
 from rsembed.pipelines.due_queue import DueQueue
 from rsembed.pipelines.fetch_unit import FetchedUnit, FetchUnit, PatchPack, RowFailure, SettledRows
 from rsembed.pipelines.input_cache import InputCache
+from rsembed.pipelines.permits import Permits
 from rsembed.pipelines.restrictions import Restrictions
 from rsembed.pipelines.retry import RetryPolicy, Tries, call_with_retry
 from rsembed.providers.base import ProviderBase
@@ -147,15 +148,17 @@ class PrefetchManager:
         state.open = len(slots_of)
         self._open[id(state)] = state
         opened = _Opened(state, ask, retry or self._retry, throttle or self._throttle, listener)
+        items: list[_Item] = []
         for key, slots in slots_of.items():
             if lacking[key]:
                 # In the group's order, so that a request does not depend on how what is there came about.
                 request, wanted = unit.request(slots[0]), unit.group.bands
                 if lacking[key] != wanted:
                     request = replace(request, bands=tuple(band for band in wanted if band in lacking[key]))
-                self._items.put(_Item(opened, key, request, tuple(slots), Tries(opened.retry)))
+                items.append(_Item(opened, key, request, tuple(slots), Tries(opened.retry)))
             else:
                 self._tell(state, SettledRows(tuple(slots)), listener)
+        self._items.put(*items)
         return state
 
     def release(self, unit: FetchedUnit) -> None:
@@ -230,22 +233,32 @@ class PrefetchManager:
             self._settled.put(state)
 
     def _work(self) -> None:
+        permits = Permits()
         try:
-            while (item := self._items.get()) is not None:
+            while (item := self._next(permits)) is not None:
                 if not item.opened.state.stop.is_set():
-                    self._fetch(item)
+                    self._fetch(item, permits)
         except BaseException as exc:  # noqa: BLE001 - a thread ends here; the run raises it
             self._settled.put(exc)
 
-    def _fetch(self, item: _Item) -> None:
+    def _next(self, permits: Permits) -> _Item | None:
+        """What to fetch next; None at the end. A thread that has to wait for it holds no permit."""
+        item = self._items.get(wait=False)
+        if item is None:
+            permits.drop()
+            item = self._items.get()
+        return item
+
+    def _fetch(self, item: _Item, permits: Permits) -> None:
         opened, state = item.opened, item.opened.state
         kept = None if self._cache is None else self._cache.get(item.key, item.request)
         if kept is not None:
+            permits.drop()
             state.pack.put(item.key, kept)
             self._tell(state, SettledRows(item.slots, None, 0, kept.n_images, cached=True), opened.listener)
             return
         try:
-            patch = self._ask(item)
+            patch = self._ask(item, permits)
         except Exception as exc:  # a row ends here; what went wrong is recorded with it
             if state.stop.is_set():
                 return
@@ -262,13 +275,12 @@ class PrefetchManager:
             rows = SettledRows(item.slots, None, counted if isinstance(counted, int) else 1, patch.n_images)
         self._tell(state, rows, opened.listener)
 
-    def _ask(self, item: _Item) -> Patch | None:
+    def _ask(self, item: _Item, permits: Permits) -> Patch | None:
         """The answer to a request; None when it is put off. Raises the error that stays, or that came before a stop."""
         opened, stop = item.opened, item.opened.state.stop
         while True:
             try:
-                with opened.throttle.acquire(stop):
-                    return opened.fetch(item.request)
+                return permits.ask(opened.throttle, stop, lambda: opened.fetch(item.request))
             except Exception as exc:  # what may not be asked again is raised as it is
                 wait_s = None if stop.is_set() else item.tries.wait_s(exc)
                 if wait_s is None:

@@ -154,12 +154,23 @@ class Permit:
     def __init__(self, end: Callable[[Outcome], None]) -> None:
         self._end = end
 
+    def may_stay(self) -> bool:
+        """Whether its holder may keep it for another request after one that succeeded."""
+        return False
+
+    def begin_again(self) -> None:
+        """The request before succeeded, and another one begins."""
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The request ended, with ``error`` if that is what it gave."""
         if error is None:
             self._end("ok")
         else:
