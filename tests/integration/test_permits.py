@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from rsembed.core.errors import ProviderError, QuotaError
+from rsembed.pipelines.permits import Permits
 from rsembed.providers.throttle import Throttle, ThrottleStoppedError
 from workers.broker import BrokerAwayError, connect_redis
 from workers.permit_store import throttle_states
-from workers.permits import RedisThrottle
+from workers.permits import HANDOVER_S, RedisThrottle
 from workers.servers.redis import EmbeddedRedis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,3 +355,46 @@ def test_processes_when_redis_is_flushed_again_and_again_then_never_more_than_th
     requests = holders.end()
     assert requests
     assert most_at_once(requests) <= 8
+
+
+def test_permit_when_nobody_else_of_its_process_waits_then_a_thread_keeps_it_for_a_moment(
+    url: str, throttle: RedisThrottle
+) -> None:
+    permits = Permits()
+    with closing(opened(url)) as other:
+        for _ in range(20):
+            assert permits.ask(throttle, GO, lambda: other.state().in_flight) == 1
+        assert other.state().in_flight == 1
+        permits.drop()
+        assert other.state().in_flight == 0
+        # One whose time is over is given back with its request.
+        permits.ask(throttle, GO, lambda: time.sleep(HANDOVER_S))
+        assert other.state().in_flight == 0
+
+
+def test_permit_when_another_thread_waits_then_it_gets_what_was_used(url: str, throttle: RedisThrottle) -> None:
+    held = [throttle.acquire(GO) for _ in range(7)]
+    waiter = threading.Thread(target=once, args=(throttle,))
+
+    def request() -> None:
+        waiter.start()
+        time.sleep(0.1)  # until it waits: all eight are in use
+
+    permits = Permits()
+    permits.ask(throttle, GO, request)
+    waiter.join(timeout=5)
+    assert not waiter.is_alive()
+    for permit in held:
+        permit.end()
+
+
+def test_permit_when_a_refusal_came_meanwhile_then_it_is_not_kept(url: str, throttle: RedisThrottle) -> None:
+    permits = Permits()
+
+    def request() -> None:
+        with contextlib.suppress(QuotaError), throttle.acquire(GO):
+            raise QuotaError("slow down")
+
+    permits.ask(throttle, GO, request)
+    with closing(opened(url)) as other:
+        assert other.state().in_flight == 0

@@ -50,3 +50,15 @@ def test_queue_when_closed_then_everybody_who_waits_gets_none() -> None:
         thread.join(10)
     queue.put("x")
     assert [*found, queue.get()] == [None] * 4
+
+
+def test_get_when_it_may_not_wait_then_only_what_is_due_is_had() -> None:
+    clock = Clock()
+    queue: DueQueue[str] = DueQueue(clock=clock)
+    assert queue.get(wait=False) is None
+    queue.put_off("later", 5.0, at_most=1)
+    assert queue.get(wait=False) is None
+    queue.put("now", "then")
+    assert (queue.get(wait=False), queue.get(wait=False), queue.get(wait=False)) == ("now", "then", None)
+    clock.now += 5.0
+    assert queue.get(wait=False) == "later"
