@@ -6,6 +6,7 @@ recorded already. The services are built with the first ticket, once per process
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -86,6 +87,10 @@ class LazyService:
         with self._lock:
             if self._service is None:
                 self._service = self._build()
+                # All that was imported and built stays as long as the process: the collector need not look
+                # through it again and again, which takes 4 % of a worker's time.
+                gc.collect()
+                gc.freeze()
         return self._service.work_once()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Stack:
             self.arrays[name][slot - self.first] = array
         self.roi[slot - self.first] = prepared.roi
         self.members.append(slot)
-        return replace(prepared, arrays={})
+        return Prepared({}, prepared.roi, prepared.area_px, prepared.covers)
 
     def clear_absent(self) -> None:
         """Zeros in the places without an input."""

@@ -14,6 +14,7 @@ import numpy as np
 from rsembed.core.errors import classify
 from rsembed.core.fetching import FetchRequest
 from rsembed.core.patch import Patch
+from rsembed.core.specs import Window
 from rsembed.pipelines.plan import FetchGroup, Ints, request_key
 from rsembed.pipelines.rows.table import RowShard
 from rsembed.tools.spatial import GridArray
@@ -69,12 +70,13 @@ class FetchUnit:
     @cached_property
     def footprints(self) -> Mapping[str, tuple[Footprint, ...]]:
         """Label -> how each row meets that model."""
-        return {
-            model.label: tuple(
-                model.footprint(h, w) for h, w in zip(*(a.tolist() for a in self.asked[model.label]), strict=True)
-            )
-            for model in self.group.models
-        }
+        found: dict[str, tuple[Footprint, ...]] = {}
+        for model in self.group.models:
+            sizes = list(zip(*(a.tolist() for a in self.asked[model.label]), strict=True))
+            # Rows share few sizes.
+            made = {size: model.footprint(*size) for size in dict.fromkeys(sizes)}
+            found[model.label] = tuple(made[size] for size in sizes)
+        return found
 
     @cached_property
     def grids(self) -> GridArray:
@@ -86,11 +88,18 @@ class FetchUnit:
     def request(self, slot: int) -> FetchRequest:
         """The provider request of one row."""
         group = self.group
-        return FetchRequest(group.recipe, group.bands, self.grids[slot], group.bins(self.shard.window(slot)))
+        return FetchRequest(group.recipe, group.bands, self.grids[slot], self._bins[slot])
 
     def key(self, slot: int) -> str:
         """The content address of one row's patch; see :func:`~rsembed.pipelines.plan.request_key`."""
-        return request_key(self.group_digest, self.grids.place(slot), self.group.bins(self.shard.window(slot)))
+        return request_key(self.group_digest, self.grids.place(slot), self._bins[slot])
+
+    @cached_property
+    def _bins(self) -> tuple[tuple[Window, ...], ...]:
+        """The frames of each row; rows share few windows."""
+        windows = [self.shard.window(slot) for slot in range(len(self.shard))]
+        made = {window: self.group.bins(window) for window in dict.fromkeys(windows)}
+        return tuple(made[window] for window in windows)
 
 
 class PatchPack(Protocol):

@@ -48,14 +48,12 @@ def encode_vectors(vectors: Sequence[Floats | None], schema: pa.Schema) -> dict[
     """Vectors (D,) as the column of ``schema``; null where there is none. ExportError for a number too large for it."""
     kind = schema.field("embedding").type
     pack = _Packer(schema)
+    there = np.array([vector is not None for vector in vectors], dtype=bool)
     flat = np.zeros((len(vectors), kind.list_size), dtype=pack.dtype)
-    absent = np.ones(len(vectors), dtype=bool)
-    for i, vector in enumerate(vectors):
-        if vector is not None:
-            flat[i] = pack(vector)
-            absent[i] = False
+    if there.any():
+        flat[there] = pack(np.stack([vector for vector in vectors if vector is not None], axis=1)).T
     numbers = pa.array(flat.reshape(-1), kind.value_type)
-    return {"embedding": pa.FixedSizeListArray.from_arrays(numbers, type=kind, mask=pa.array(absent))}
+    return {"embedding": pa.FixedSizeListArray.from_arrays(numbers, type=kind, mask=pa.array(~there))}
 
 
 def encode_maps(
@@ -79,7 +77,7 @@ def encode_maps(
 
 
 class _Packer:
-    """Numbers of one row as ``schema`` stores them."""
+    """Numbers as ``schema`` stores them: a map (D, h, w) or vectors side by side (D, N)."""
 
     def __init__(self, schema: pa.Schema) -> None:
         value = schema.field("embedding").type.value_type
@@ -90,8 +88,9 @@ class _Packer:
     def __call__(self, values: Floats) -> NDArray[Any]:
         if self._steps is not None:
             return quantize(values, self._steps)
-        largest = float(np.abs(values).max(initial=0.0))
-        if largest > self._limit:
+        sizes = np.abs(values)
+        if (beyond := sizes > self._limit).any():
+            largest = float(sizes[beyond].max())
             raise ExportError(
                 f"a vector holds {largest:g}, more than {self.dtype} can ({self._limit:g}); export with dtype='float32'"
             )
