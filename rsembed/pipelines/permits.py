@@ -26,7 +26,7 @@ class Permits:
         permit = self._kept(throttle) or throttle.acquire(stop)
         try:
             answer = request()
-        except BaseException as exc:
+        except BaseException as exc:  # whatever it was, the throttle learns how the request ended
             permit.end(exc)
             raise
         if permit.may_stay():
