@@ -6,6 +6,7 @@ mapping with the reference system as WKT and GDAL's GeoTransform: where rioxarra
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -114,20 +115,14 @@ def save_embedding(embedding: Embedding, path: str | Path) -> Path:
     ending or a missing package, ExportError for what a format cannot hold, StoreError when the disk refuses.
     """
     target = Path(path)
+    check_saving(target, maps=embedding.data.ndim == 3)
     ending = target.suffix.lower()
-    if ending not in _WRITERS:
-        raise SpecError(f"{target.name!r} says no format that an embedding can have: end it in {', '.join(ENDINGS)}")
-    if ending in (".tif", ".tiff") and embedding.cells is None:
-        what = "a vector" if embedding.data.ndim == 1 else "a map whose place is not known"
-        raise ExportError(
-            f"{target.name}: a GeoTIFF holds maps, this embedding is {what}; "
-            "ask for output=OutputSpec.grid(), or save it as .npz or .nc"
-        )
+    if ending in _GEOTIFF and embedding.cells is None:
+        raise ExportError(f"{target.name}: it is not known where this map lies; save it as .npz or .nc")
     folder = target.parent
     temporary = folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
     with store_errors(str(target)):
         folder.mkdir(parents=True, exist_ok=True)
-        _check_taken(target, is_folder=ending == ".zarr")
         try:
             _WRITERS[ending](temporary, embedding)
             _put_in_place(temporary, target)
@@ -136,6 +131,22 @@ def save_embedding(embedding: Embedding, path: str | Path) -> Path:
                 shutil.rmtree(temporary, ignore_errors=True)
             temporary.unlink(missing_ok=True)
     return target
+
+
+def check_saving(target: Path, *, maps: bool) -> None:
+    """Raise what :func:`save_embedding` would raise of a vector or map, before there is one."""
+    ending = target.suffix.lower()
+    if ending not in _WRITERS:
+        raise SpecError(f"{target.name!r} says no format that an embedding can have: end it in {', '.join(ENDINGS)}")
+    if ending in _GEOTIFF and not maps:
+        raise ExportError(
+            f"{target.name}: a GeoTIFF holds maps, a pooled embedding is a vector; ask for output=OutputSpec.grid() "
+            "(--output grid), or save it as .npz or .nc"
+        )
+    for module, extra in _NEEDED.get(ending, ()):
+        if importlib.util.find_spec(module) is None:
+            raise SpecError(f"{ending} files need {module}: pip install 'rsembed[{extra}]'")
+    _check_taken(target, is_folder=ending == ".zarr")
 
 
 def _check_taken(target: Path, *, is_folder: bool) -> None:
@@ -190,14 +201,14 @@ def _save_geotiff(path: Path, embedding: Embedding) -> None:
 
 def geotiff_tags(meta: Mapping[str, Any]) -> dict[str, str]:
     """What a GeoTIFF says of an embedding: model, recipe, window, licence, attribution, as far as ``meta`` knows."""
-    window = meta.get("temporal") or {}
+    window, licence = meta.get("temporal") or {}, meta.get("licence") or {}
     facts: dict[str, Json] = {
         "model": meta.get("model"),
         "options": meta.get("options"),
         "recipe": meta.get("recipe"),
         "window": f"{window['start']}/{window['end']}" if {"start", "end"} <= set(window) else None,
-        "licence": meta.get("licence"),
-        "attribution": meta.get("attribution"),
+        "licence": licence.get("name"),
+        "attribution": "; ".join(meta.get("attribution") or ()) or None,
     }
     return {f"rsembed_{name}": str(value) for name, value in plain_attributes(facts).items()}
 
@@ -209,6 +220,12 @@ _WRITERS: dict[str, Callable[[Path, Embedding], None]] = {
     ".zarr": _save_zarr,
     ".tif": _save_geotiff,
     ".tiff": _save_geotiff,
+}
+_GEOTIFF = (".tif", ".tiff")
+_NEEDED = {
+    ".nc": (("h5netcdf", "grids"), ("h5py", "grids")),
+    ".tif": (("rasterio", "stac"),),
+    ".tiff": (("rasterio", "stac"),),
 }
 ENDINGS = tuple(_WRITERS)
 """Of files an embedding can be saved to: numbers alone, with meta, NetCDF, Zarr (a folder), GeoTIFF (maps)."""

@@ -27,11 +27,14 @@ from rsembed.cli.options import (
 from rsembed.cli.run_options import output_of
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import SpecError
+from rsembed.core.specs import OutputSpec
+from rsembed.labelled import ENDINGS, check_saving
+from rsembed.writers.store import store_errors
 
 EPILOG = """\b
 Examples:
   rsembed embed MODEL --lon 2.1 --lat 42.3 --year 2022
-  rsembed embed MODEL:variant=large --bbox 2.1,42.3,2.2,42.4 --output grid --out grid.npz
+  rsembed embed MODEL:variant=large --bbox 2.1,42.3,2.2,42.4 --output grid --out map.tif
 """
 
 
@@ -49,13 +52,15 @@ Examples:
               help="For regions larger than the model's input.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep fetched pixels of other runs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Save to a file: .npy, .npz (with meta) or .json.")
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Save to a file: .npy, .npz (with meta), .nc, .zarr, .tif (maps) or .json.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print vector and meta as JSON.")
 def embed(model: str, **given: Any) -> None:
     """Embed one place with MODEL; prints its shape, first numbers, status and dates."""
     out: Path | None = given["out"]
-    if out is not None and out.suffix.lower() not in _WRITERS:
-        raise click.UsageError(f"--out ends in {', '.join(_WRITERS)}, got {out.name!r}")
+    output = output_of(given)
+    if out is not None:
+        _check_out(out, output)
     request = model_request(model, take(SensorOptions, given), given["modality"])
     options: dict[str, Any] = dict(request.model_config)
     found = get_embedding(
@@ -65,7 +70,7 @@ def embed(model: str, **given: Any) -> None:
         sensor=request.sensor,
         fetch=request.fetch,
         modality=request.modality,
-        output=output_of(given),
+        output=output,
         backend=take(ImageryOptions, given).provider(),
         recipe=as_recipe(given["recipe"]),
         context=given["context"],
@@ -75,7 +80,7 @@ def embed(model: str, **given: Any) -> None:
         **options,
     )  # fmt: skip
     if out is not None:
-        _WRITERS[out.suffix.lower()](out, found)
+        _save_json(out, found) if out.suffix.lower() == ".json" else found.save(out)
     if given["as_json"]:
         click.echo(json.dumps(_as_json(found)))
         return
@@ -109,18 +114,20 @@ def _as_json(found: Embedding) -> dict[str, Any]:
     return {"shape": list(found.data.shape), "data": found.data.tolist(), "meta": dict(found.meta)}
 
 
-def _save_npy(path: Path, found: Embedding) -> None:
-    np.save(path, found.data, allow_pickle=False)
-
-
-def _save_npz(path: Path, found: Embedding) -> None:
-    np.savez_compressed(path, embedding=found.data, meta=np.array(json.dumps(dict(found.meta))))
-
-
 def _save_json(path: Path, found: Embedding) -> None:
     if not np.isfinite(found.data).all():
         raise SpecError("the embedding holds NaN, which JSON cannot; save it as .npy or .npz")
-    path.write_text(json.dumps(_as_json(found)), encoding="utf-8")
+    with store_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_as_json(found)), encoding="utf-8")
 
 
-_WRITERS = {".npy": _save_npy, ".npz": _save_npz, ".json": _save_json}
+def _check_out(out: Path, output: OutputSpec) -> None:
+    """Find what cannot be saved before anything is fetched."""
+    if out.suffix.lower() not in _ENDINGS:
+        raise click.UsageError(f"--out ends in {', '.join(_ENDINGS)}, got {out.name!r}")
+    if out.suffix.lower() != ".json":
+        check_saving(out, maps=output.mode == "grid")
+
+
+_ENDINGS = (*ENDINGS, ".json")

@@ -16,12 +16,13 @@ from rsembed.core.notices import warn_user
 from rsembed.core.serialization import to_json
 from rsembed.core.settings import Settings
 from rsembed.core.specs import Spatial, Window
+from rsembed.pipelines.inference import RowRecord
 from rsembed.pipelines.keywords import CallSettings, checked_spatials, resolved_window
 from rsembed.pipelines.plan import ModelPlan, lock_weights, plan_model, plan_run, with_weights
 from rsembed.pipelines.request import RunRequest
 from rsembed.pipelines.runner import RowAnswer, embed_arrays, embed_places, tiling_notes
 from rsembed.providers.base import ProviderBase
-from rsembed.providers.collections import collection_info
+from rsembed.providers.collections import collection_info, imagery_attribution
 from rsembed.tools.temporal import covered_year
 
 _OF_THE_REQUEST = ("requests", "restricted", "backend")
@@ -84,6 +85,7 @@ def call_meta(model: ModelPlan, window: Window, defaulted: bool, request: RunReq
         "precision": config.precision,
         "device": model.device,
         "weights": None if model.weights is None else model.weights.to_json(),
+        "licence": to_json(embedder.card.licence),
     }
 
 
@@ -144,6 +146,7 @@ def _embedding(
         "provenance": {key: value for key, value in record.provenance.items() if key not in _OF_THE_REQUEST},
         "first_date": to_json(record.first_date),
         "last_date": to_json(record.last_date),
+        "attribution": _attribution(model, record),
         "error": None if record.failure is None else to_json(record.failure),
     }
     if answer.vector is not None:
@@ -160,6 +163,13 @@ def _filters(model: ModelPlan) -> str:
         return str(recipe.clouds)
     wide = "mode IW alone" if recipe.s1_require_iw and not recipe.s1_relax_iw_on_empty else "mode IW first"
     return f"orbit {recipe.orbit}, {wide if recipe.s1_require_iw else 'every mode'}"
+
+
+def _attribution(model: ModelPlan, record: RowRecord) -> list[str]:
+    """What has to be said beside an embedding: of the model, and of the imagery that went into it."""
+    years = sorted({day.year for day in (record.first_date, record.last_date) if day is not None})
+    said = (model.embedder.card.licence.attribution, imagery_attribution(model.recipe.collection, years))
+    return list(dict.fromkeys(filter(None, said)))
 
 
 def _why(model: ModelPlan, answer: RowAnswer, spatial: Spatial, index: int) -> RSEmbedError:

@@ -117,12 +117,15 @@ def dimension_sizes(variables: Iterable[Variable]) -> dict[str, int]:
 
 
 def plain_attribute(value: Json) -> str | int | float | list[str] | list[int] | list[float]:
-    """``value`` as any format can hold it: text, a number, a list of either; all else as JSON text."""
+    """``value`` as any format can hold it: text, a number, a list of either; all else as JSON text.
+
+    So is a list of one: NetCDF would make its only item of it.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (str, int, float)):
         return value
-    if isinstance(value, (list, tuple)) and value:
+    if isinstance(value, (list, tuple)) and len(value) > 1:
         if all(isinstance(item, str) for item in value):
             return [str(item) for item in value]
         if all(isinstance(item, int) and not isinstance(item, bool) for item in value):

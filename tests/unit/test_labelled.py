@@ -17,13 +17,14 @@ import xarray as xr
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import ExportError, SpecError, StoreError
 from rsembed.labelled import labelled_array
+from rsembed.saved import load_embedding
 
 UTM = [160.0, 0.0, 500_000.0, 0.0, -80.0, 4_000_000.0]
 META: dict[str, Any] = {
     "model": "null", "recipe": "authors", "options": {"variant": "a"}, "n_images": 3, "weights": None,
     "temporal": {"start": "2022-01-01", "end": "2023-01-01", "default": False},
     "frame_dates": ["2022-06-01", "2022-07-01"],
-    "licence": "CC-BY-4.0",
+    "licence": {"name": "CC-BY-4.0", "commercial": "yes"}, "attribution": ["by them", "and of them"],
 }  # fmt: skip
 
 
@@ -116,6 +117,7 @@ def test_save_when_a_map_is_a_geotiff_then_rasterio_reads_numbers_place_and_tags
     assert tags["rsembed_model"] == "null"
     assert tags["rsembed_window"] == "2022-01-01/2023-01-01"
     assert tags["rsembed_licence"] == "CC-BY-4.0"
+    assert tags["rsembed_attribution"] == "by them; and of them"
 
 
 @pytest.mark.parametrize("embedding", [vector(), grid()], ids=["vector", "map"])
@@ -150,6 +152,17 @@ def test_save_when_a_vector_is_to_be_a_geotiff_then_refused_with_the_ways_out(tm
     with pytest.raises(ExportError, match=r"holds maps.*OutputSpec.grid"):
         vector().save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_save_when_the_place_of_a_map_is_not_known_then_it_is_no_geotiff(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="not known where this map lies"):
+        Embedding(np.zeros((2, 3, 4), np.float32)).save(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
+def test_save_when_a_list_has_one_item_then_it_is_still_known_as_a_list(tmp_path: Path, name: str) -> None:
+    path = Embedding(np.zeros(3, np.float32), {"frame_dates": ["2022-06-01"]}).save(tmp_path / name)
+    assert load_embedding(path).meta == {"frame_dates": ["2022-06-01"]}
 
 
 @pytest.mark.parametrize("name", ["a", "a.json", "a.nc.gz", "a.h5"])

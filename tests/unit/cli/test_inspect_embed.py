@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from click.testing import CliRunner, Result
 
 from rsembed.cli.main import cli
+from rsembed.saved import load_embedding
 from rsembed.testing.scene import write_synthetic_catalog
 
 PLACE = ("--lon", "2.770", "--lat", "42.440", "--year", "2022")
@@ -45,6 +47,7 @@ def test_inspect_when_json_then_numbers_are_those_of_the_patch(catalog: Path) ->
         (["embed", "mosaiks", "--bbox", "1,2,3"], "four numbers"),
         (["embed", "mosaiks", "--bbox", "1,2,3,4", "--buffer", "3"], "--buffer belongs to a point"),
         (["embed", "mosaiks", *PLACE, "--out", "x.txt"], "--out ends in"),
+        (["embed", "mosaiks", *PLACE, "--out", "x.tif"], "--output grid"),
         (["embed", "mosaiks", *PLACE, "--start", "2022-01-01", "--end", "2022-02-01"], "not both"),
     ],
 )
@@ -54,20 +57,28 @@ def test_commands_when_arguments_are_wrong_then_refused(catalog: Path, arguments
     assert said in result.stderr
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".json"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".nc", ".zarr", ".json"])
 def test_embed_when_saved_then_the_file_holds_the_vector(catalog: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"vector{suffix}"
     result = invoke(catalog, "embed", "mosaiks", *PLACE, "--out", str(out), "--json")
     assert result.exit_code == 0, result.output
     expected = np.array(json.loads(result.output)["data"], dtype=np.float32)
-    if suffix == ".json":
-        found = np.array(json.loads(out.read_text())["data"], dtype=np.float32)
-    elif suffix == ".npy":
-        found = np.load(out)
-    else:
-        with np.load(out) as loaded:
-            found = loaded["embedding"]
-    np.testing.assert_array_equal(found, expected)
+    found = load_embedding(out)
+    np.testing.assert_array_equal(found.data, expected)
+    if suffix != ".npy":
+        assert found.meta["model"] == "mosaiks"
+        assert any("Copernicus" in said for said in found.meta["attribution"])
+
+
+def test_embed_when_a_map_is_saved_then_rasterio_knows_where_it_lies(catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "map.tif"
+    result = invoke(catalog, "embed", "mosaiks", *PLACE, "--output", "grid", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    with rasterio.open(out) as file:
+        assert file.crs.to_epsg() == 32631
+        assert file.tags()["rsembed_model"] == "mosaiks"
+        assert "Copernicus" in file.tags()["rsembed_attribution"]
+        assert file.count == 512
 
 
 def test_embed_when_printed_then_shape_and_status_are_there(catalog: Path) -> None:
