@@ -37,6 +37,7 @@ def load_embedding(path: str | Path) -> Embedding:
     return Embedding(np.ascontiguousarray(data, dtype=np.float32), meta)
 
 
+_LISTS = ("frame_dates", "scene_ids")
 _Read = tuple[np.ndarray[Any, Any], dict[str, Any]]
 
 
@@ -73,6 +74,8 @@ def _read_zarr(path: Path) -> _Read:
 def _of_dataset(held: Any) -> _Read:
     array = held["embedding"]
     meta = {str(name): _unpacked(value) for name, value in array.attrs.items() if name != "grid_mapping"}
+    # NetCDF has no list of one text: it comes back as the text.
+    meta |= {name: [meta[name]] for name in _LISTS if isinstance(meta.get(name), str)}
     mapping = held.variables.get("spatial_ref")
     if mapping is not None and "GeoTransform" in mapping.attrs:
         c, a, b, f, d, e = (float(part) for part in str(mapping.attrs["GeoTransform"]).split())

@@ -31,7 +31,7 @@ def test_load_when_saved_then_numbers_place_and_facts_are_back(tmp_path: Path, e
     assert {name: back.meta[name] for name in ("model", "temporal", "n_images")} == {
         name: META[name] for name in ("model", "temporal", "n_images")
     }
-    assert list(back.meta["frame_dates"]) == ["2022-06-13"] or back.meta["frame_dates"] == "2022-06-13"
+    assert back.meta["frame_dates"] == ["2022-06-13"]
 
 
 def test_load_when_a_geotiff_then_place_model_and_window_are_back(tmp_path: Path) -> None:
