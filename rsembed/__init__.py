@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rsembed.pipelines.exporter import ExportSummary
     from rsembed.pipelines.request import ExportConfig, ExportModelRequest, ExportTarget
     from rsembed.pipelines.targets import CombinedTarget, DatasetTarget, PerItemTarget
-    from rsembed.plots import PcaRgb, fit_pca_rgb, plot_map, plot_points, plot_similarity
+    from rsembed.plots import PcaRgb, cosine_similarity, fit_pca_rgb, plot_map, plot_points, plot_similarity
     from rsembed.saved import load_embedding
     from rsembed.tables import embed
 
@@ -62,6 +62,7 @@ _LAZY = {
     "PerItemTarget": "rsembed.pipelines.targets",
     "load_embedding": "rsembed.saved",
     "PcaRgb": "rsembed.plots",
+    "cosine_similarity": "rsembed.plots",
     "fit_pca_rgb": "rsembed.plots",
     "plot_map": "rsembed.plots",
     "plot_points": "rsembed.plots",
@@ -79,9 +80,9 @@ __all__ = [
     "ExportModelRequest", "ExportResult", "ExportSummary", "ExportTarget", "FetchSpec", "InputPrepSpec", "Model",
     "ModelError", "ModelResult", "OutputSpec", "PcaRgb", "PerItemTarget", "PointBuffer", "ProviderError",
     "RSEmbedError", "RowError", "RowStatus", "SensorSpec", "SpecError", "TemporalSpec", "UnknownModelError",
-    "WeightsError", "__version__", "describe_model", "embed", "export_batch", "fit_pca_rgb", "get_embedding",
-    "get_embeddings_batch", "get_provider", "inspect_model_input", "inspect_provider_patch", "list_models",
-    "load_embedding", "load_export", "plot_map", "plot_points", "plot_similarity", "reset_runtime",
+    "WeightsError", "__version__", "cosine_similarity", "describe_model", "embed", "export_batch", "fit_pca_rgb",
+    "get_embedding", "get_embeddings_batch", "get_provider", "inspect_model_input", "inspect_provider_patch",
+    "list_models", "load_embedding", "load_export", "plot_map", "plot_points", "plot_similarity", "reset_runtime",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rsembed.pipelines.progress import ProgressListener, SilentProgress
 
 if TYPE_CHECKING:
-    from tqdm.auto import tqdm as Bar
+    from tqdm import tqdm as Bar
 
 
 def progress_for(show: bool = True, *, short_runs: bool = False) -> ProgressListener:
@@ -23,29 +24,48 @@ def progress_for(show: bool = True, *, short_runs: bool = False) -> ProgressList
     """
     if not show:
         return SilentProgress()
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        return BarProgress()
-    return LineProgress(short_runs=short_runs)
+    if in_notebook():
+        return BarProgress(widgets=True) if _has_widgets() else LineProgress(short_runs=short_runs)
+    return BarProgress() if sys.stderr.isatty() else LineProgress(short_runs=short_runs)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook (a terminal's IPython is none)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _has_widgets() -> bool:
+    return importlib.util.find_spec("ipywidgets") is not None
 
 
 class BarProgress:
-    """A :class:`ProgressListener` with one tqdm bar per stage; stages without work get none."""
+    """A :class:`ProgressListener` with one tqdm bar per stage; stages without work get none.
 
-    def __init__(self) -> None:
+    ``widgets``: the bars of a notebook instead of a terminal's.
+    """
+
+    def __init__(self, *, widgets: bool = False) -> None:
+        self._widgets = widgets
         self._bars: dict[str, Bar[Any]] = {}
         self._lock = threading.Lock()
 
     def start(self, totals: Mapping[str, int]) -> None:
         """See :class:`ProgressListener`."""
-        from tqdm.auto import tqdm
-
         with self._lock:
             for stage, total in totals.items():
                 if total:
-                    position = len(self._bars)
-                    self._bars[stage] = tqdm(
-                        desc=stage, total=total, unit=" rows", position=position, smoothing=0.1, ncols=_columns()
-                    )
+                    self._bars[stage] = self._new_bar(stage, total)
+
+    def _new_bar(self, stage: str, total: int) -> Bar[Any]:
+        if self._widgets:
+            from tqdm.notebook import tqdm as widget
+
+            return widget(desc=stage, total=total, unit=" rows", smoothing=0.1)
+        from tqdm import tqdm
+
+        position = len(self._bars)
+        return tqdm(desc=stage, total=total, unit=" rows", position=position, smoothing=0.1, ncols=_columns())
 
     def advance(self, stage: str, rows: int) -> None:
         """See :class:`ProgressListener`."""
@@ -55,9 +75,12 @@ class BarProgress:
 
     def note(self, message: str) -> None:
         """See :class:`ProgressListener`."""
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
-        tqdm.write(message, file=sys.stderr)
+        if self._widgets:
+            sys.stderr.write(f"{message}\n")
+        else:
+            tqdm.write(message, file=sys.stderr)
 
     def finish(self) -> None:
         """See :class:`ProgressListener`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsembed.core.display import Facts
 from rsembed.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class CellGrid:
         return (c, f + e * self.height, c + a * self.width, f)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embedding:
     """``data``: float32, ``(D,)`` pooled or ``(D, H, W)`` grid (first row north).
 
@@ -100,6 +101,30 @@ class Embedding:
         if self.data.ndim != 3 or grid is None:
             return None
         return CellGrid(int(grid["epsg"]), tuple(grid["transform"]), self.data.shape[1], self.data.shape[2])
+
+    def _facts(self) -> Facts:
+        meta, cells = self.meta, self.cells
+        window = meta.get("temporal") or {}
+        images = meta.get("n_images")
+        clear = meta.get("valid_fraction")
+        return Facts(
+            f"Embedding {' x '.join(map(str, self.data.shape))}, {self.data.dtype}",
+            {
+                "model": ", ".join(str(meta[name]) for name in ("model", "modality", "recipe") if meta.get(name)),
+                "status": str(meta.get("status") or ""),
+                "window": f"{window['start']}..{window['end']}" if {"start", "end"} <= set(window) else "",
+                "images": "" if images is None else f"{images}" + ("" if clear is None else f", {clear:.0%} valid"),
+                "cells": "" if cells is None else f"{cells.transform[0]:g} wide, EPSG:{cells.epsg}",
+                "error": str((meta.get("error") or {}).get("message") or ""),
+                "numbers": f"{', '.join(f'{x:.4g}' for x in self.data.reshape(-1)[:4])}, ...",
+            },
+        )
+
+    def __repr__(self) -> str:
+        return self._facts().text()
+
+    def _repr_html_(self) -> str:
+        return self._facts().html()
 
     def to_xarray(self) -> xarray.DataArray:
         """As a DataArray of ``(dim,)`` or ``(dim, y, x)``, with the cells' centres, their CRS, and meta as attributes.

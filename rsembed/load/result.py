@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rsembed.core.display import Facts
 from rsembed.load.views import model_frame, model_table, model_xarray
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class ModelResult:
         return model_frame(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportResult:
     """An export. ``models`` by label; ``manifest`` as written (of the first item where each has its own).
 
@@ -233,6 +234,19 @@ class ExportResult:
     def to_geopandas(self, label: str) -> geopandas.GeoDataFrame:
         """See :meth:`ModelResult.to_geopandas`."""
         return self.model(label).to_geopandas()
+
+    def _facts(self) -> Facts:
+        rows = {
+            label: f"{model.status}: {model.error}" if model.error else model.status
+            for label, model in self.models.items()
+        }
+        return Facts(f"{self.n_items:,} items in {self.path} ({self.layout})", rows)
+
+    def __repr__(self) -> str:
+        return self._facts().text()
+
+    def _repr_html_(self) -> str:
+        return self._facts().html()
 
 
 def status_of(statuses: Sequence[str]) -> RunStatus:

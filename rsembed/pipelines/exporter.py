@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from rsembed.core.display import Facts, counted
 from rsembed.core.errors import ExportError, StoreError
 from rsembed.core.patch import Json
 from rsembed.core.settings import Settings
@@ -44,7 +45,7 @@ from rsembed.writers.store import ANY, scratch_file
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportSummary:
     """How a run ended.
 
@@ -81,6 +82,25 @@ class ExportSummary:
     def parts(self, label: str) -> list[Path]:
         """The files of one model's dataset, in order."""
         return sorted((self.out / label).glob("part-*.parquet"))
+
+    def _facts(self) -> Facts:
+        rows: dict[str, str] = {}
+        for label, counts in self.counts.items():
+            why = self.reasons.get(label)
+            rows[label] = counted(counts) + (f" (most often: {why[0]})" if why and counts.get("failed") else "")
+        spent = [*([f"{self.requests:,} requests"] if self.requests else []), f"{self.seconds:.1f} s"]
+        before = f"{self.resumed_rows:,} results of an earlier run" if self.resumed_rows else ""
+        skipped = f"{self.skipped_rows:,} bad rows" if self.skipped_rows else ""
+        return Facts(
+            f"Export of {self.n_rows:,} rows to {self.out}",
+            {"window": self.windows, **rows, "kept": before, "skipped": skipped, "spent": ", ".join(spent)},
+        )
+
+    def __repr__(self) -> str:
+        return self._facts().text()
+
+    def _repr_html_(self) -> str:
+        return self._facts().html()
 
 
 @dataclass

@@ -129,7 +129,7 @@ def georeferenced(axes: Axes, cells: CellGrid | None, height: int, width: int) -
         axes.set_ylabel("northing, m", fontsize=8)
         axes.ticklabel_format(style="plain", useOffset=False)
         axes.tick_params(labelsize=7)
-        axes.locator_params(nbins=5)
+        axes.locator_params(nbins=7, steps=(1, 2, 5, 10))
     return left, right, bottom, top
 
 

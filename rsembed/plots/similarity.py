@@ -184,11 +184,14 @@ def _classes(values: NDArray[np.float32]) -> BoundaryNorm:
 def _add_bar(figure: Figure, panels: list[Axes], layer: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
+    edges = layer.norm.boundaries
+    # As many digits as tell neighbouring classes apart.
+    digits = next((n for n in range(2, 6) if len({f"{edge:.{n}f}" for edge in edges}) == len(edges)), 6)
     bar = figure.colorbar(
-        layer, ax=panels, location="bottom", shrink=0.75, aspect=36, pad=0.03, spacing="uniform",
-        ticks=layer.norm.boundaries, format=FuncFormatter(lambda value, _: f"{value:.3g}"),
+        layer, ax=panels, location="bottom", shrink=0.75, aspect=36, pad=0.03, spacing="uniform", ticks=edges,
+        format=FuncFormatter(lambda value, _: f"{value:.{digits}f}"),
     )  # fmt: skip
-    tenths = "; each colour is a tenth of all" if len(layer.norm.boundaries) == CLASSES + 1 else ""
+    tenths = "; each colour is a tenth of all" if len(edges) == CLASSES + 1 else ""
     bar.set_label(f"cosine similarity{tenths}", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=7, length=2)
 
