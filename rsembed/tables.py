@@ -179,7 +179,7 @@ def _answers(summary: ExportSummary) -> tuple[dict[int, Any], dict[int, str]]:
     vectors: dict[int, Any] = {}
     statuses: dict[int, str] = {}
     for part in summary.parts(label):
-        file = pq.ParquetFile(part)
+        file = pq.ParquetFile(part, pre_buffer=False)
         reader = VectorReader(file.schema_arrow)
         for batch in file.iter_batches(8192, columns=["row", "status", "embedding"]):
             rows = batch.column("row").to_pylist()

@@ -132,7 +132,7 @@ class DatasetModel:
         vectors = np.full((self.n_items, dim), np.nan, dtype=np.float32)
         first = 0
         for part in self.parts:
-            for batch in pq.ParquetFile(part).iter_batches(8192, columns=["embedding"]):
+            for batch in pq.ParquetFile(part, pre_buffer=False).iter_batches(8192, columns=["embedding"]):
                 vectors[place[first : first + batch.num_rows]] = self._reader.vectors(batch.column(0))
                 first += batch.num_rows
         return vectors
@@ -151,7 +151,8 @@ class DatasetModel:
         place[self._order] = np.arange(self.n_items)
         first = 0
         for part in self.parts:
-            for batch in pq.ParquetFile(part).iter_batches(64, columns=["embedding", "grid_shape"]):
+            file = pq.ParquetFile(part, pre_buffer=False)
+            for batch in file.iter_batches(64, columns=["embedding", "grid_shape"]):
                 for i in np.flatnonzero(~batch.column("embedding").is_null().to_numpy(zero_copy_only=False)):
                     item = place[first + i]
                     values = self._reader.map(batch.column("embedding")[int(i)], shapes[item])

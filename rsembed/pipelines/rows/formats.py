@@ -89,7 +89,8 @@ def _parquet_source(path: Path) -> TableSource:
     def read(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         wanted = pa.schema([final.field(name) for name in columns])
         for file in files:
-            with reading(file.name), parquet.ParquetFile(file) as opened:
+            # With pre_buffer, its default, pyarrow would hold these columns of the whole file.
+            with reading(file.name), parquet.ParquetFile(file, pre_buffer=False) as opened:
                 for batch in opened.iter_batches(BATCH_ROWS, columns=list(columns)):
                     yield batch.select(list(columns)).cast(wanted) if len(files) > 1 else batch
 

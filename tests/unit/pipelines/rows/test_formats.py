@@ -77,6 +77,16 @@ def test_parquet_when_a_folder_is_empty_then_it_says_so(tmp_path: Path) -> None:
         open_table(tmp_path)
 
 
+def test_parquet_when_the_file_is_large_then_memory_is_not(tmp_path: Path) -> None:
+    lon, lat = np.random.default_rng(0).random((2, 1_500_000))  # 24 MB
+    parquet.write_table(pa.table({"lon": lon, "lat": lat}), tmp_path / "a.parquet", row_group_size=100_000)
+    source = open_table(tmp_path / "a.parquet")
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in source.read(["lon", "lat"]):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 10 << 20
+
+
 def test_geoparquet_when_written_by_geopandas_then_geometry_crs_and_covering_are_known(tmp_path: Path) -> None:
     frame("EPSG:32631").to_parquet(tmp_path / "a.parquet", write_covering_bbox=True)
     source = open_table(tmp_path / "a.parquet")
