@@ -74,6 +74,8 @@ def write_zarr(store: BlobStore, parts: Sequence[str], put: Callable[[str, bytes
     dims = ("row", "dim", "y", "x") if maps else ("row", "dim")
     group.write(Variable("embedding", dims, dataset.embedding(), about))
     facts = json.loads((schema.metadata or {}).get(b"rsembed", b"{}"))
+    if facts.pop("quantization", None):
+        facts["stored_as"] = "real numbers, from the steps of int8 that the dataset holds"
     left_out = sorted({field.name for field in carried} - {field.name for field in kept})
     group.close({"Conventions": "CF-1.10", **facts, "order": ORDER, "columns_left_out": left_out or None})
 

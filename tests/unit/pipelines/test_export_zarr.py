@@ -53,6 +53,16 @@ def test_export_when_rows_succeed_later_without_asking_for_zarr_then_it_follows_
     assert files(tmp_path / "out") == files(tmp_path / "calm")
 
 
+def test_export_when_the_dataset_is_in_int8_then_the_store_has_real_numbers_and_says_so(tmp_path: Path) -> None:
+    run_export(tmp_path / "exact", zarr=True)
+    run_export(tmp_path / "small", zarr=True, dtype="int8")
+    exact, small = (opened(tmp_path / name / "null.zarr") for name in ("exact", "small"))
+    assert small["embedding"].dtype == np.float32
+    assert "int8" in small.attrs["stored_as"]
+    assert "quantization" not in small.attrs
+    assert float(abs(small["embedding"] - exact["embedding"]).max() / abs(exact["embedding"]).max()) < 0.01
+
+
 BOXES = [BBox(2.0, 42.0, 2.002, 42.001), BBox(2.05, 42.0, 2.051, 42.003), BBox(2.1, 42.0, 2.101, 42.001)]
 
 
