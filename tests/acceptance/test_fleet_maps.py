@@ -15,6 +15,7 @@ def test_run_when_maps_are_asked_for_then_its_bytes_are_those_of_a_local_export(
     local = trial.local(job, tmp_path / "local")
     assert {name: data for name, data in files(tmp_path / "out").items() if name in local} == local
     assert any(name.startswith("again/part-") for name in local)
+    assert "again.zarr/zarr.json" in local
 
 
 def test_run_when_stored_as_int8_then_its_steps_come_from_a_local_export_and_its_bytes_are_those_of_one(
