@@ -131,9 +131,12 @@ def _read_scalar(kind: type, value: Any, path: str) -> Any:
     if kind is dt.datetime or kind is dt.date:
         return _read_time(kind, value, path)
     if kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise _wrong(path, "a finite number", value)
-        return float(value)
+        try:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                return float(value)
+        except OverflowError:  # a whole number beyond all floats
+            pass
+        raise _wrong(path, "a finite number", value)
     if kind not in _NEEDS:
         raise TypeError(f"{kind!r} cannot be read from JSON")
     # By the very type, because True is an int to Python.

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 
 from rsembed.core.errors import SpecError
 from rsembed.pipelines.rows.problems import Problems
-from rsembed.pipelines.rows.source import TableSource, find_column
+from rsembed.pipelines.rows.source import TableSource, find_column, plain
 
 RESERVED = (
     "id", "row", "seq", "start", "end", "status", "lon", "lat", "geometry", "footprint", "bbox", "footprint_bbox",
@@ -147,10 +147,3 @@ def read_carried(batch: pa.RecordBatch, schema: pa.Schema) -> list[pa.Array]:
             raise SpecError(f"column {field.name!r} cannot be carried as {field.type}: {exc}") from exc
         columns.append(column)
     return columns
-
-
-def plain(column: pa.Array) -> pa.Array:
-    """``column`` without extension type and dictionary."""
-    if isinstance(column.type, pa.BaseExtensionType):
-        column = column.storage
-    return column.dictionary_decode() if _types.is_dictionary(column.type) else column

@@ -122,7 +122,7 @@ def _geo_metadata(name: str, schema: pa.Schema) -> tuple[str | None, pyproj.CRS 
         column = geo["columns"][geometry]
         encoding = column["encoding"]
         covering = frozenset(str(place[0]) for box in column.get("covering", {}).values() for place in box.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise SpecError(f"{name}: the GeoParquet metadata is damaged ({exc!r}); write the file again") from exc
     if encoding != "WKB":
         raise SpecError(f"{name}: geometry encoding {encoding!r} is not read; write the file with encoding WKB")
@@ -153,7 +153,9 @@ def _crs_of_fields(schema: pa.Schema) -> pyproj.CRS | None:
 def _extension_of(field: pa.Field) -> tuple[str | None, bytes]:
     """Extension name and metadata, whether the extension type is registered with pyarrow or not."""
     if isinstance(field.type, pa.BaseExtensionType):
-        return field.type.extension_name, field.type.__arrow_ext_serialize__()
+        # Arrow's own extension types, such as JSON text, do not tell theirs.
+        tell = getattr(field.type, "__arrow_ext_serialize__", bytes)
+        return field.type.extension_name, tell()
     metadata = field.metadata or {}
     name = metadata.get(b"ARROW:extension:name")
     return (None if name is None else name.decode()), metadata.get(b"ARROW:extension:metadata", b"")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsembed.core.errors import SpecError
 from rsembed.pipelines.rows.problems import Problems
-from rsembed.pipelines.rows.source import TableSource, find_column
+from rsembed.pipelines.rows.source import TableSource, find_column, plain
 
 Floats = NDArray[np.float64]
 
@@ -88,7 +88,7 @@ def read_places(batch: pa.RecordBatch, columns: PlaceColumns, *, problems: Probl
         lon = _read_degrees(batch, str(columns.lon), problems)
         lat = _read_degrees(batch, str(columns.lat), problems)
     else:
-        shapes = _storage(batch.column(columns.geometry))
+        shapes = plain(batch.column(columns.geometry))
         problems.add(np.asarray(shapes.is_null()), lambda i: "the geometry is missing")
         lon, lat = np.full(n, np.nan), np.full(n, np.nan)
         _read_shapes(shapes, columns, (kind, lon, lat, boxes), problems)
@@ -106,12 +106,6 @@ def _check_range(degrees: Floats, what: str, limit: float, problems: Problems) -
     problems.add(bad, lambda i: f"{what} must lie in -{limit:g}..{limit:g} degrees, got {degrees[i]:g}")
 
 
-def _storage(column: pa.Array) -> pa.Array:
-    if isinstance(column.type, pa.BaseExtensionType):
-        column = column.storage
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
@@ -122,7 +116,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _read_degrees(batch: pa.RecordBatch, name: str, problems: Problems) -> Floats:
     """Numbers, or text that spells numbers; NaN where there is none."""
-    raw = _storage(batch.column(name))
+    raw = plain(batch.column(name))
     if _is_text(raw.type):
         numbers = _parse_numbers(raw)
     elif pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type) or pa.types.is_decimal(raw.type) \
@@ -153,9 +147,9 @@ def _read_shapes(
     rest = problems.free.copy()
     if _is_binary(shapes.type):
         shapes = shapes.cast(pa.large_binary())
-        plain, lonlat = _plain_points(shapes)
-        lon[plain], lat[plain] = _to_degrees(columns.crs)(lonlat).T
-        rest &= ~plain
+        point, lonlat = _plain_points(shapes)
+        lon[point], lat[point] = _to_degrees(columns.crs)(lonlat).T
+        rest &= ~point
     elif not (_is_text(shapes.type) or pa.types.is_null(shapes.type)):
         raise SpecError(f"column {columns.geometry!r} must hold geometries as WKB or WKT, it is {shapes.type}")
     rows = np.flatnonzero(rest)
@@ -167,13 +161,13 @@ def _plain_points(wkb: pa.Array) -> tuple[NDArray[np.bool_], Floats]:
     """Mask of the 2-D little-endian points and their coordinates, shape (M, 2), without shapely."""
     offsets = np.frombuffer(wkb.buffers()[1], np.int64)[wkb.offset : wkb.offset + len(wkb) + 1]
     data = np.frombuffer(wkb.buffers()[2] or b"", np.uint8)
-    plain = (np.diff(offsets) == _POINT_BYTES) & ~np.asarray(wkb.is_null())
-    rows = data[offsets[:-1][plain][:, None] + np.arange(_POINT_BYTES)]
+    found = (np.diff(offsets) == _POINT_BYTES) & ~np.asarray(wkb.is_null())
+    rows = data[offsets[:-1][found][:, None] + np.arange(_POINT_BYTES)]
     xy = np.ascontiguousarray(rows[:, len(_POINT_HEAD) :]).view("<f8").reshape(-1, 2)
     # An empty point is written as NaN, NaN: shapely tells it from a broken one.
     is_point = (rows[:, : len(_POINT_HEAD)] == _POINT_HEAD).all(axis=1) & ~np.isnan(xy).all(axis=1)
-    plain[plain] = is_point
-    return plain, xy[is_point]
+    found[found] = is_point
+    return found, xy[is_point]
 
 
 def _to_degrees(crs: pyproj.CRS | None) -> Callable[[Floats], Floats]:
@@ -193,7 +187,8 @@ def _read_with_shapely(
     kind, lon, lat, boxes = out
     encoded = np.array(shapes.to_pylist(), dtype=object)
     parse = shapely.from_wkt if _is_text(shapes.type) else shapely.from_wkb
-    found = _single_parts(shapely.force_2d(parse(encoded, on_invalid="ignore")))
+    with np.errstate(all="ignore"):  # numbers beyond all floats are told as coordinates out of range
+        found = _single_parts(shapely.force_2d(parse(encoded, on_invalid="ignore")))
 
     def add(bad: NDArray[np.bool_], reason: Callable[[int], str]) -> None:
         mask = np.zeros(len(kind), dtype=bool)

@@ -71,6 +71,17 @@ def reading(name: str, *errors: type[Exception]) -> Iterator[None]:
         raise SpecError(f"cannot read {name}: {reason}") from exc
 
 
+def plain(column: pa.Array) -> pa.Array:
+    """``column`` without extension type, dictionary and views: Arrow's functions know no others everywhere."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
+
+
 def find_column(names: Iterable[str], candidates: Sequence[str]) -> str | None:
     """The column called like one of ``candidates``, upper or lower case; earlier candidates first."""
     by_lower: dict[str, str] = {}

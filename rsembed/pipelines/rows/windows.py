@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import Window, parse_date
 from rsembed.pipelines.rows.problems import Problems
-from rsembed.pipelines.rows.source import find_column
+from rsembed.pipelines.rows.source import find_column, plain
 from rsembed.tools.temporal import last_complete_year
 
 Days = NDArray[np.int64]
@@ -116,18 +116,13 @@ def _new_year(year: NDArray[np.int64]) -> Days:
     return (year - 1970).astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64)
 
 
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    column = batch.column(name)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _read_days(batch: pa.RecordBatch, name: str, problems: Problems) -> Days:
     """Days since 1970, shape (rows,); 0 where the row has a problem. The day of a time stamp is its local one."""
-    raw = _column(batch, name)
+    raw = plain(batch.column(name))
     given = raw
     if pa.types.is_timestamp(raw.type):
         # A column with a zone shows local times; "the day" is the one that the user sees.
@@ -172,11 +167,11 @@ def _parse_day(text: str | None) -> dt.date | None:
 
 def _read_years(batch: pa.RecordBatch, name: str, problems: Problems) -> NDArray[np.int64]:
     """Years, shape (rows,); 2000 where the row has a problem."""
-    raw = _column(batch, name)
+    raw = plain(batch.column(name))
     if _is_text(raw.type):
         text = pc.utf8_trim_whitespace(raw.cast(pa.large_string()))
-        plain = pc.match_substring_regex(text, r"^[0-9]{1,4}(\.0*)?$")
-        number = pc.if_else(plain, text, None).cast(pa.float64())
+        spelled = pc.match_substring_regex(text, r"^[0-9]{1,4}(\.0*)?$")
+        number = pc.if_else(spelled, text, None).cast(pa.float64())
     elif pa.types.is_integer(raw.type) or pa.types.is_floating(raw.type) or pa.types.is_null(raw.type):
         number = raw.cast(pa.float64(), safe=False)
     else:
