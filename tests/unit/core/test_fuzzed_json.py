@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from rsembed.core.errors import RSEmbedError, SpecError
 from rsembed.core.fetching import CloudPolicy, FetchRecipe, FramePolicy
 from rsembed.core.serialization import canonical, digest, from_json, to_json
+from rsembed.core.settings import Settings
 from rsembed.core.specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec, Window
+from rsembed.pipelines.plan import fingerprint, plan_run
 from rsembed.pipelines.request import ExportConfig, ExportModelRequest, RunRequest
+from rsembed.testing.null import NullProvider
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(str.strip)
 SCALES = st.floats(0.1, 1e5)
@@ -96,6 +100,16 @@ def test_value_when_its_json_is_spoiled_then_read_or_a_named_error_and_nothing_e
     else:
         return
     assert len(said) > 10
+
+
+@settings(max_examples=25)
+@given(CONFIGS)
+def test_plan_when_described_then_json_that_reads_back_with_the_same_fingerprint(config: ExportConfig) -> None:
+    request = RunRequest((ExportModelRequest("null"),), config=replace(config, context="native"), device="cpu")
+    described = plan_run(request, NullProvider(), Settings()).describe()
+    back = json.loads(canonical(described))
+    assert back == described
+    assert fingerprint(back, "rows") == fingerprint(described, "rows")
 
 
 @pytest.mark.parametrize(

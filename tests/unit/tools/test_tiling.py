@@ -11,13 +11,16 @@ from rsembed.tools.tiling import FULL, Footprint, plan_footprint
 
 SIZES = st.integers(1, 60).map(lambda n: 2 * n)
 NATIVE = st.integers(1, 20).map(lambda n: 2 * n)
-PREPS = st.builds(
-    InputPrepSpec,
-    st.just("tile"),
-    st.none() | st.integers(3, 50),
-    st.just(64),
-    st.just(10**6),
-    st.sampled_from([0.0, 0.1, 0.5]),
+PREPS = (st.none() | st.integers(3, 50)).flatmap(
+    lambda size: st.builds(
+        InputPrepSpec,
+        st.just("tile"),
+        st.just(size),
+        st.just(64),
+        st.just(10**6),
+        st.sampled_from([0.0, 0.1, 0.5]),
+        st.none() | st.integers(1, size or 2),
+    )
 )
 
 
