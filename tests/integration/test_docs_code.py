@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rsembed.testing.scene import write_synthetic_catalog
@@ -30,13 +32,28 @@ WITH_CODE = [name for name, page in PAGES.items() if RUN & {block.language for b
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder as the demo leaves it, in small, with a tile of published embeddings."""
+    """A folder as the demo leaves it, in small; a tile of published embeddings; files of the reference system."""
     scene = tmp_path / "demo-output" / "synthetic-catalog"
     write_synthetic_catalog(scene, size_px=512, dates=("2022-06-13",))
     (tmp_path / "demo-output" / "places-300.csv").write_text("id,lon,lat\na,2.77,42.44\nb,2.78,42.435\n")
     tiles = tmp_path / "tessera-tiles"
     write_registry(tiles, [write_tile(tiles, 275, 4245, 2022)])
+    write_old_export(tmp_path / "old-export")
     return tmp_path
+
+
+def write_old_export(folder: Path) -> None:
+    """Two items as the reference system leaves them; the second one failed."""
+    folder.mkdir()
+    for index, status in enumerate(("ok", "failed")):
+        arrays = {"embedding__remoteclip": np.ones(4, np.float32)} if status == "ok" else {}
+        np.savez(folder / f"p{index:05d}.npz", **arrays)
+        stored = {"npz_key": "embedding__remoteclip"} if arrays else None
+        entry = {"model": "remoteclip", "status": status, "embedding": stored}
+        place = {"lon": 2.77 + index, "lat": 42.44, "buffer_m": 320, "crs": "EPSG:4326"}
+        window = {"mode": "range", "start": "2022-06-01", "end": "2022-09-01"}
+        manifest = {"point_index": index, "status": status, "models": [entry], "spatial": place, "temporal": window}
+        (folder / f"p{index:05d}.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("name", WITH_CODE)
