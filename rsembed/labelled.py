@@ -161,7 +161,11 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     if target.is_dir():
         old = temporary.with_suffix(".old")
         target.rename(old)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
         shutil.rmtree(old)
     else:
         os.replace(temporary, target)

@@ -13,6 +13,8 @@ import pytest
 import rasterio
 import rioxarray  # noqa: F401 - registers the accessor `rio`
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import ExportError, SpecError, StoreError
@@ -157,6 +159,29 @@ def test_save_when_a_vector_is_to_be_a_geotiff_then_refused_with_the_ways_out(tm
 def test_save_when_the_place_of_a_map_is_not_known_then_it_is_no_geotiff(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not known where this map lies"):
         Embedding(np.zeros((2, 3, 4), np.float32)).save(tmp_path / "a.tif")
+
+
+CELLS = st.builds(
+    lambda epsg, shape, size, corner: (epsg, shape, [size[0], 0.0, corner[0], 0.0, -size[1], corner[1]]),
+    st.sampled_from([32631, 32760, 3857, 4326, 3413]),
+    st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.floats(0.01, 1e4), st.floats(0.01, 1e4)),
+    st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
+)
+
+
+@settings(max_examples=12)
+@given(cells=CELLS)
+@pytest.mark.parametrize("name", ["a.npz", "a.nc", "a.zarr", "a.tif"])
+def test_save_when_any_map_is_loaded_again_then_numbers_and_place_are_exact(
+    tmp_path_factory: pytest.TempPathFactory, name: str, cells: tuple[int, tuple[int, int, int], list[float]]
+) -> None:
+    epsg, shape, transform = cells
+    embedding = grid(shape, epsg, transform)
+    found = load_embedding(embedding.save(tmp_path_factory.mktemp("maps") / name))
+    np.testing.assert_array_equal(found.data, embedding.data)
+    assert found.cells == embedding.cells
+    assert found.meta["temporal"]["start"] == "2022-01-01"
 
 
 @pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
