@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rsembed.core.errors import ModelError
 from rsembed.embedders.registry import REGISTRY
-from rsembed.providers.collections import imagery_attribution
 
 
 def model_credit(licence: Mapping[str, Any]) -> str:
@@ -29,11 +28,13 @@ def run_credits(manifest: Mapping[str, Any], label: str, model: str) -> tuple[st
 
 def embedding_credits(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """What has to be said of an embedding, as far as its meta tells: of its model, and of its imagery."""
-    collection = (meta.get("fetch") or {}).get("collection")
-    days: Sequence[object] = [meta.get("first_date"), meta.get("last_date"), *(meta.get("frame_dates") or [])]
-    years = sorted({int(str(day)[:4]) for day in days if day})
-    imagery = imagery_attribution(str(collection), years) if collection else None
-    return tuple(filter(None, (_card_credit(str(meta.get("model") or "")), imagery)))
+    licence, said = meta.get("licence") or {}, meta.get("attribution") or _card_credit(str(meta.get("model") or ""))
+    phrases = [said] if isinstance(said, str) else [str(each) for each in said]
+    if isinstance(licence, Mapping):
+        of_model = model_credit(licence)
+        rest = [phrase for phrase in phrases if phrase and phrase not in of_model]
+        return (of_model, *rest) if of_model else tuple(rest)
+    return tuple(filter(None, [*phrases, f"licence: {licence}"]))
 
 
 def _card_credit(model: str) -> str:

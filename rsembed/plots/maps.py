@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import SpecError
+from rsembed.load import ExportResult
 from rsembed.plots.canvas import (
     PAPER,
     add_credits,
@@ -22,7 +23,8 @@ from rsembed.plots.canvas import (
 )
 from rsembed.plots.colours import PcaRgb, fit_pca_rgb
 from rsembed.plots.credits import embedding_credits
-from rsembed.saved import load_embedding
+from rsembed.plots.opening import map_of_row, opened
+from rsembed.plots.point_source import PointSource
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -31,15 +33,27 @@ if TYPE_CHECKING:
 
 
 def plot_map(
-    embedding: Embedding | NDArray[Any] | str | Path, *, colours: PcaRgb | None = None, title: str | None = None
+    embedding: Embedding | ExportResult | PointSource | NDArray[Any] | str | Path,
+    row: tuple[float, float] | str | int | None = None,
+    *,
+    label: str | None = None,
+    colours: PcaRgb | None = None,
+    title: str | None = None,
 ) -> Figure:
     """A map of vectors as a picture, each cell in the colour of its vector: likeness as likeness of colour.
 
     ``embedding``: with data (D, H, W), as ``output=OutputSpec.grid()`` gives it, a plain array, or a file of one (see
-    :func:`rsembed.load_embedding`). Its place, where it is known, is on the axes; cells with a NaN stay clear.
-    ``colours``: those of another picture, else fitted here. Raises SpecError, also where matplotlib is missing.
+    :func:`rsembed.load_embedding`); or an export whose rows hold maps, and ``row`` (an id, a number in the input, or
+    ``(lon, lat)``; ``label`` picks the model) says whose. Its place, where it is known, is on the axes; cells with a
+    NaN stay clear. ``colours``: those of another picture, else fitted here. Raises SpecError, also where matplotlib is
+    missing.
     """
-    shown = as_map(embedding)
+    found = opened(embedding, label)
+    if not isinstance(found, Embedding):
+        if row is None:
+            raise SpecError("these are the rows of an export: say row=, or draw all of them with plot_points")
+        found = map_of_row(found, row)
+    shown = as_map(found)
     pca = colours or fit_pca_rgb(shown)
     image = pca.image(shown.data)
     figure, _ = draw_map(shown, image)
@@ -49,14 +63,8 @@ def plot_map(
     return figure
 
 
-def as_map(given: object) -> Embedding:
-    """``given`` (an Embedding, an array, a path) as an Embedding with data (D, H, W); SpecError where it is none."""
-    if isinstance(given, (str, Path)):
-        given = load_embedding(given)
-    if isinstance(given, np.ndarray):
-        given = Embedding(given)
-    if not isinstance(given, Embedding):
-        raise SpecError(f"a map comes as an Embedding, an array or a file's path, got {type(given).__name__}")
+def as_map(given: Embedding) -> Embedding:
+    """``given`` where its data are (D, H, W); else SpecError."""
     if given.data.ndim != 3:
         raise SpecError(
             f"a picture of a map needs data (D, H, W), got shape {given.data.shape}: ask for output=OutputSpec.grid()"

@@ -12,8 +12,9 @@ from rsembed.core.errors import SpecError
 from rsembed.load import ExportResult
 from rsembed.plots.canvas import add_credits, add_legend, add_title, component_entries, in_words
 from rsembed.plots.colours import SAMPLE, PcaRgb, fit_pca_rgb
+from rsembed.plots.opening import point_source
 from rsembed.plots.place_axes import PlacesOnMap, draw_places, status_entries
-from rsembed.plots.point_source import PointBatch, PointSource, chosen_batches, chosen_rows, joined, point_source
+from rsembed.plots.point_source import PointBatch, PointSource, chosen_batches, chosen_rows, joined
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,32 +12,39 @@ from rsembed.plots.point_source import PointBatch, PointSource, chosen_batches
 
 
 def find_row(source: PointSource, to: tuple[float, float] | str | int) -> PointBatch:
-    """The one row that ``to`` names, with its vector: nearest to ``(lon, lat)``, of an id, or of a number in the input.
+    """The one row that ``to`` names, with its vector; see :func:`find_position`.
 
     Raises SpecError for a row that is not there, or has no embedding.
     """
-    if isinstance(to, (str, int)):
-        found = _named(source, to)
-        if not np.isfinite(found.vectors).all() or not found.vectors.shape[1]:
-            raise SpecError(f"row {found.rows[0]} (id {found.ids[0]}) has no embedding: it is {found.statuses[0]}")
-        return found
-    lon, lat = as_place(to)
-    nearest: PointBatch | None = None
-    least = np.inf
+    found = next(chosen_batches(source, np.array([find_position(source, to)])))
+    if not found.vectors.shape[1] or not np.isfinite(found.vectors).all():
+        raise SpecError(f"row {found.rows[0]} (id {found.ids[0]}) has no embedding: it is {found.statuses[0]}")
+    return found
+
+
+def find_position(source: PointSource, to: tuple[float, float] | str | int) -> int:
+    """Number, in the order of reading, of a row: the nearest to ``(lon, lat)`` with an embedding, or of an id.
+
+    A number, and text that is no id, stands for the row's number in the input. Raises SpecError where there is none.
+    """
+    return _named(source, to) if isinstance(to, (str, int)) else _nearest(source, *as_place(to))
+
+
+def _nearest(source: PointSource, lon: float, lat: float) -> int:
+    first, nearest, least = 0, -1, np.inf
     for batch in source.batches():
-        there = np.isfinite(batch.vectors).all(axis=1) & (batch.vectors.shape[1] > 0)
-        if there.any():
-            kept = batch.take(there)
-            away = _angle(kept.lon, kept.lat, lon, lat)
-            first = int(away.argmin())
-            if away[first] < least:
-                least, nearest = float(away[first]), kept.take(np.array([first]))
-    if nearest is None:
+        there = np.flatnonzero(np.isfinite(batch.vectors).all(axis=1))
+        if batch.vectors.shape[1] and len(there):
+            away = _angle(batch.lon[there], batch.lat[there], lon, lat)
+            if away.min() < least:
+                least, nearest = float(away.min()), first + int(there[away.argmin()])
+        first += len(batch)
+    if nearest < 0:
         raise SpecError("no row has an embedding, so there is nothing to compare")
     return nearest
 
 
-def _named(source: PointSource, name: str | int) -> PointBatch:
+def _named(source: PointSource, name: str | int) -> int:
     """The row of an id; else, and for a number, the first row of that number in the input."""
     number = int(name) if isinstance(name, int) or name.isdecimal() else -1
     first, numbered = 0, -1
@@ -46,13 +53,13 @@ def _named(source: PointSource, name: str | int) -> PointBatch:
         examples = examples or [str(each) for each in batch.ids[:3]]
         same = np.flatnonzero(batch.ids == name)
         if len(same):
-            return next(chosen_batches(source, np.array([first + int(same[0])])))
+            return first + int(same[0])
         of_number = np.flatnonzero(batch.rows == number)
         if numbered < 0 and len(of_number):
             numbered = first + int(of_number[0])
         first += len(batch)
     if numbered >= 0:
-        return next(chosen_batches(source, np.array([numbered])))
+        return numbered
     what = f"number {name}" if isinstance(name, int) else f"the id {name!r}"
     raise SpecError(f"none of the {source.n_rows} rows has {what}; ids are such as {', '.join(examples)}")
 

@@ -15,7 +15,8 @@ from rsembed import Embedding, TemporalSpec, plot_map, plot_points, plot_similar
 from rsembed.core.errors import ProviderError, SpecError
 from rsembed.pipelines.rows.windows import WindowPolicy
 from rsembed.plots.canvas import save_figure
-from rsembed.plots.point_source import chosen_batches, point_source
+from rsembed.plots.opening import point_source
+from rsembed.plots.point_source import chosen_batches
 from rsembed.testing.null import NullProvider, request_seed
 from rsembed.tools.spatial import to_lonlat
 from tests.builders import places, run_export
