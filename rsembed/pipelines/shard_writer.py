@@ -17,7 +17,7 @@ from rsembed.pipelines.plan import ModelPlan
 from rsembed.pipelines.run_output import PartRows, RunOutput
 from rsembed.pipelines.run_state import LostShardError, RunShape, recorded_rows
 from rsembed.pipelines.shard_table import failure_records, merge, shard_table, status_counts
-from rsembed.writers.dataset import write_tables
+from rsembed.writers.dataset import write_shard_rows
 from rsembed.writers.store import Stored, scratch_file
 
 
@@ -55,7 +55,7 @@ def write_shard(
         table = merge(earlier.rows.cast(schema), table, outcome.slots)
     name = output.shard_name(model.label, unit.index)
     with scratch_file(output.store, name) as path:
-        write_tables([table], schema, path)
+        write_shard_rows(table, path)
         stored = _put(output, name, path, replaces, still_ours)
     before = earlier.record if earlier else None
     record = PartRecord(

@@ -13,7 +13,15 @@ import pytest
 import shapely
 
 from rsembed.core.errors import ExportError
-from rsembed.writers.dataset import RESERVED_COLUMNS, ROW_GROUP_ROWS, PartColumns, build_part, part_schema, write_tables
+from rsembed.writers.dataset import (
+    RESERVED_COLUMNS,
+    ROW_GROUP_ROWS,
+    PartColumns,
+    build_part,
+    part_schema,
+    write_shard_rows,
+    write_tables,
+)
 
 CARRIED = pa.schema([("name", pa.string()), ("height", pa.float64())])
 
@@ -103,3 +111,11 @@ def test_write_when_tables_are_cut_otherwise_then_bytes_and_row_groups_are_the_s
 def test_write_when_there_are_no_rows_then_an_empty_file_of_the_schema(tmp_path: Path) -> None:
     assert write_tables([], schema(), tmp_path / "p") == 0
     assert pq.read_table(tmp_path / "p").schema.names == schema().names
+
+
+def test_shard_rows_when_read_back_then_nothing_of_them_is_lost(tmp_path: Path) -> None:
+    table = build_part(columns(), schema(metadata={"model": "é"}))
+    write_shard_rows(table, tmp_path / "shard")
+    found = pq.read_table(tmp_path / "shard")
+    assert found.equals(table, check_metadata=False)
+    assert found.schema.metadata == table.schema.metadata
