@@ -107,6 +107,29 @@ def export_batch(
 ) -> Manifest: ...
 
 
+@overload
+def export_batch(
+    *,
+    spatials: object,
+    temporal: Temporal = None,
+    models: Sequence[str | ExportModelRequest],
+    target: ExportTarget,
+    config: ExportConfig = ...,
+    output: OutputSpec = ...,
+    backend: Backend | None = ...,
+    device: str = ...,
+    sensor: SensorSpec | None = None,
+    fetch: FetchSpec | None = None,
+    modality: str | None = None,
+    input_prep: InputPrepSpec | InputPrepMode | None = None,
+    around_days: int | None = None,
+    id_column: str | None = None,
+    catalog: str | Path | None = None,
+    cache: bool = True,
+    progress: ProgressListener | None = None,
+) -> ExportSummary | list[Manifest] | Manifest: ...
+
+
 def export_batch(
     *,
     spatials: object,

@@ -20,7 +20,9 @@ def load_export(path: str | os.PathLike[str]) -> ExportResult:
     """
     root = Path(path)
     if not root.exists():
-        raise FileNotFoundError(f"there is no export at {root}")
+        begun = root.with_name(f".{root.name}.rsembed").is_dir()
+        more = "; one has begun and not ended: run the same export again" if begun else ""
+        raise FileNotFoundError(f"there is no export at {root}{more}")
     if not root.is_dir():
         return load_combined(root)
     return load_per_item(root) if holds_items(root) else load_dataset(root)
