@@ -12,11 +12,13 @@ from pathlib import Path
 
 import duckdb
 import geopandas as gpd
+import geoparquet_validator
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import xarray as xr
 
 from rsembed import load_export
 from rsembed.testing.scene import write_synthetic_catalog
@@ -60,7 +62,7 @@ def digests(out: Path) -> dict[str, str]:
 def done(table: Path, catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("done") / "out"
-    result = run(table, catalog, out, "--npz")
+    result = run(table, catalog, out, "--npz", "--zarr")
     assert result.returncode == 0, result.stderr
     assert "20 ok" in result.stdout
     assert "1 no_data" in result.stdout
@@ -95,6 +97,23 @@ def test_npz_when_asked_for_then_rows_are_in_input_order(done: Path, table: Path
     with np.load(done / "mosaiks.npz") as arrays:
         assert list(arrays["id"]) == list(pd.read_csv(table)["name"])
         np.testing.assert_array_equal(arrays["embedding"], load_export(done).embedding("mosaiks"))
+
+
+def test_zarr_when_asked_for_then_xarray_sees_rows_dates_and_the_users_columns(done: Path, table: Path) -> None:
+    given = pd.read_csv(table)
+    with xr.open_zarr(done / "mosaiks.zarr", chunks=None) as opened:
+        found = opened.sortby(["row", "seq"]).load()
+    assert found["id"].values.tolist() == list(given["name"])
+    assert found["crop"].values.tolist() == list(given["crop"])
+    assert found["first_date"].dtype.kind == "M"
+    assert "Copernicus" in json.loads((done / "manifest.json").read_text())["attribution"][0]
+    np.testing.assert_array_equal(found["embedding"], load_export(done).embedding("mosaiks"))
+
+
+def test_parts_when_the_validator_sees_them_then_they_conform(done: Path) -> None:
+    for part in (done / "mosaiks").glob("part-*.parquet"):
+        report = geoparquet_validator.check(str(part))
+        assert [each for each in report["outcomes"] if each["status"] == "fail"] == []
 
 
 def test_export_when_run_again_then_nothing_is_done_twice(done: Path, table: Path, catalog: Path) -> None:

@@ -52,6 +52,7 @@ def with_description(spec: RunSpec, **changes: Any) -> RunSpec:
 def test_spec_when_written_and_read_then_it_is_the_same(tmp_path: Path) -> None:
     spec, _ = submitted(tmp_path, request(buffer_m=150, precision="fp32"))
     assert through_json(spec) == spec
+    assert through_json(replace(spec, zarr=False)).zarr is False
     assert through_json(spec).schema.names == ["n", "t"]
     assert spec.n_rows == 5
 
