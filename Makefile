@@ -51,7 +51,7 @@ lint: $(STAMP) ## ruff, and mypy strict on rsembed and workers
 
 docs: $(STAMP) ## the documentation site, in site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "site/index.html"
+	@echo "site/index.html; its search wants a server: $(BIN)/python -m http.server -d site"
 
 clean: ## remove the environment, caches and the demo's output
 	rm -rf $(VENV) build dist site demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
