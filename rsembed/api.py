@@ -144,11 +144,25 @@ def get_embeddings_batch(
 ) -> list[Embedding]:
     """Embeddings of several places, in their order; one path with :func:`get_embedding`.
 
-    ``temporal`` None: the last complete year, with a warning. ``sensor`` says all of what is fetched,
-    ``fetch`` changes single settings of the card; never both. ``options``: the model's own
-    settings (``rsembed describe MODEL`` lists them). ``on_error``: a place that fails or has no
-    imagery raises (after the others were tried), or becomes NaN with the reason in its ``meta``.
-    ``cache``: use and keep fetched pixels in the user's cache folder (``rsembed cache``).
+    - ``model``: an id or another name of one (:func:`list_models`).
+    - ``spatials``: the places. ``temporal``: when; None is the last complete year, with a warning.
+    - ``sensor`` says all of what is fetched, ``fetch`` changes single settings of the card; never both.
+    - ``modality``: which of the model's inputs, such as ``s1``; None is the card's first.
+    - ``output``: one vector, or a map of vectors.
+    - ``backend``: where imagery comes from, see :func:`get_provider`; ``catalog``: a STAC catalogue or API.
+    - ``device``: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; one that is missing is an error.
+    - ``input_prep``: how a region larger than the model's input meets it; None is tiles.
+    - ``input_chws``: the user's own pixels instead of a fetch, an array for each place (see :func:`get_embedding`).
+    - ``batch_size``: places a forward pass; None is the card's for the device.
+    - ``recipe``: ``authors``, or ``rs-embed`` for what the reference system does.
+    - ``context``: a region smaller than the model's input is seen among its surroundings (``native``), or alone and
+      resized (``none``); None is the recipe's.
+    - ``precision``: ``bf16`` and ``tf32`` need CUDA. ``threads``: CPU threads of a forward pass.
+    - ``fetch_workers``: requests in flight. ``cache``: use and keep fetched pixels in the user's cache folder
+      (``rsembed cache``).
+    - ``on_error``: a place that fails or has no imagery raises (after the others were tried), or becomes NaN with the
+      reason in its ``meta``.
+    - ``options``: the model's own settings; ``rsembed describe MODEL`` lists them.
 
     Raises ModelError or SpecError for a wrong request, ProviderError when imagery cannot be had.
     """

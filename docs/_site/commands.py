@@ -56,7 +56,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and record is not None and "--help" not in parameter.opts:
-            yield f"| `{record[0].replace('|', chr(92) + '|')}` | {cell(record[1])} |"
+            yield f"| `{record[0]}` | {cell(record[1])} |"
 
 
 def cell(text: str) -> str:

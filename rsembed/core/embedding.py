@@ -23,10 +23,15 @@ class RowStatus(StrEnum):
     """How a row ended. An embedding exists for ``ok`` and ``low_quality``."""
 
     OK = "ok"
+    """Enough valid pixels."""
     LOW_QUALITY = "low_quality"
+    """Fewer valid pixels than ``min_valid_fraction`` of those that were asked for."""
     NO_DATA = "no_data"
+    """No imagery there and then, or all of it masked."""
     COLLECTION_GAP = "collection_gap"
+    """A known hole of the catalogue."""
     FAILED = "failed"
+    """Something went wrong; it is recorded, and tried again by the next run."""
 
     @property
     def has_embedding(self) -> bool:

@@ -8,3 +8,4 @@ from rsembed.embedders.catalog import ALIASES, MODEL_SPECS
 
 REGISTRY: LazyRegistry[EmbedderBase] = LazyRegistry("model", MODEL_SPECS, ALIASES)
 register = REGISTRY.register
+"""Class decorator, ``@register("id")``: the class is a model of that name from now on; a later one wins."""
