@@ -6,9 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import obstore.store
 import pyarrow.parquet as pq
 import pytest
+import xarray as xr
+import zarr.storage
 
 from rsembed.core.errors import (
     ExportError,
@@ -95,6 +100,33 @@ def test_run_when_only_some_failed_rows_are_done_again_then_the_others_are_still
         failures = pq.read_table(handle)
     assert len(failures) == 2 * (len(BROKEN) - 1)
     assert seq not in failures["seq"].to_pylist()
+
+
+class Noting(zarr.storage.ObjectStore[obstore.store.S3Store]):
+    """A bucket as zarr-python reads it, which notes what is asked for."""
+
+    def __init__(self, store: obstore.store.S3Store) -> None:
+        super().__init__(store, read_only=True)
+        self.asked: list[str] = []
+
+    async def get(self, key: str, *args: Any, **named: Any) -> Any:
+        self.asked.append(key)
+        return await super().get(key, *args, **named)
+
+
+def test_zarr_when_it_lies_in_a_bucket_then_xarray_opens_it_there_without_asking_for_every_array(
+    bucket: str, tmp_path: Path
+) -> None:
+    run = make_run(open_store(f"{bucket}/out", scratch=tmp_path / "spool"), tmp_path)
+    run.work(NullProvider())
+    run.finish(zarr=True)
+    label = next(iter(run.schemas))
+    held = Noting(obstore.store.S3Store.from_url(f"{bucket}/out/{label}.zarr", client_options={"allow_http": True}))
+    with xr.open_zarr(held, chunks=None) as found:
+        assert [name for name in held.asked if name.endswith("zarr.json")] == ["zarr.json"]
+        assert not any(name.startswith("embedding/") for name in held.asked)
+        assert sorted(found["id"].values.tolist()) == sorted(f"p{i}" for i in range(N_ROWS))
+        assert not np.isnan(found["embedding"]).any()
 
 
 class Dying:
