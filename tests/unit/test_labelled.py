@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,22 @@ def test_save_when_gdalinfo_opens_it_then_it_finds_the_place(tmp_path: Path, nam
     assert found["geoTransform"] == [500_000.0, 160.0, 0.0, 4_000_000.0, 0.0, -80.0]
     assert "UTM zone 31N" in found["coordinateSystem"]["wkt"]
     assert len(found["bands"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("a.nc", "h5netcdf", "grids"), ("a.nc", "h5py", "grids"), ("a.tif", "rasterio", "stac")],
+)
+def test_save_when_a_package_is_missing_then_its_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SpecError, match=rf"need {module}: pip install 'rsembed\[{extra}\]'"):
+        grid().save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_to_xarray_when_xarray_is_missing_then_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(SpecError, match=r"rsembed\[grids\]"):
+        vector().to_xarray()
