@@ -12,19 +12,17 @@ import numpy as np
 from rsembed.api import get_embedding
 from rsembed.cli.options import (
     ImageryOptions,
-    PlaceOptions,
     SensorOptions,
     as_recipe,
     imagery_options,
+    model_options,
     model_request,
-    place_options,
     recipe_options,
     sensor_options,
     take,
-    temporal_of,
-    window_options,
 )
 from rsembed.cli.run_options import output_of
+from rsembed.cli.where_options import PlaceOptions, days_of, place_options, temporal_of, window_options
 from rsembed.core.embedding import Embedding
 from rsembed.core.errors import SpecError
 from rsembed.core.specs import OutputSpec
@@ -62,11 +60,11 @@ def embed(model: str, **given: Any) -> None:
     if out is not None:
         _check_out(out, output)
     request = model_request(model, take(SensorOptions, given), given["modality"])
-    options: dict[str, Any] = dict(request.model_config)
+    options = model_options(request)
     found = get_embedding(
         request.name,
         spatial=take(PlaceOptions, given).spatial(),
-        temporal=temporal_of(given["year"], given["start"], given["end"]),
+        temporal=temporal_of(given["year"], *days_of(given)),
         sensor=request.sensor,
         fetch=request.fetch,
         modality=request.modality,

@@ -11,19 +11,17 @@ import click
 
 from rsembed.cli.options import (
     ImageryOptions,
-    PlaceOptions,
     SensorOptions,
     as_recipe,
     imagery_options,
+    model_options,
     model_request,
-    place_options,
     recipe_options,
     sensor_options,
     take,
-    temporal_of,
-    window_options,
 )
 from rsembed.cli.page import columns
+from rsembed.cli.where_options import PlaceOptions, days_of, numbers, place_options, temporal_of, window_options
 from rsembed.inspection import inspect_model_input, inspect_provider_patch
 
 EPILOG = """\b
@@ -53,13 +51,13 @@ def inspect(model: str | None, **given: Any) -> None:
 
     Without MODEL, name --collection and --bands.
     """
-    sensor = take(SensorOptions, given)
+    sensor, bounds = take(SensorOptions, given), given["value_range"]
     where: dict[str, Any] = {
         "spatial": take(PlaceOptions, given).spatial(),
-        "temporal": temporal_of(given["year"], given["start"], given["end"]),
+        "temporal": temporal_of(given["year"], *days_of(given)),
         "recipe": as_recipe(given["recipe"]),
         "save_dir": given["save_dir"],
-        "value_range": _range(given["value_range"]),
+        "value_range": None if bounds is None else numbers("--value-range", bounds, "LOW,HIGH"),
     }
     if model is None:
         spec = sensor.sensor()
@@ -70,7 +68,7 @@ def inspect(model: str | None, **given: Any) -> None:
         found = inspect_provider_patch(sensor=spec, backend=take(ImageryOptions, given).provider(), **where)
     else:
         request = model_request(model, sensor, given["modality"])
-        options: dict[str, Any] = dict(request.model_config)
+        options = model_options(request)
         found = inspect_model_input(
             request.name,
             sensor=request.sensor,
@@ -87,17 +85,6 @@ def inspect(model: str | None, **given: Any) -> None:
         return
     for line in inspection_lines(found):
         click.echo(line)
-
-
-def _range(text: str | None) -> tuple[float, ...] | None:
-    """``0,10000`` as two numbers; None stays None."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError as exc:
-        raise click.UsageError(f"--value-range takes two numbers LOW,HIGH, got {text!r}") from exc
-    return low, high
 
 
 _HOW = {"cloud_step": "cloud filter", "orbit": "orbit", "iw": "mode IW", "substitute": "in its place"}

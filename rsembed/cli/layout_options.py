@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rsembed.cli.options import together
+from rsembed.cli.where_options import numbers
 from rsembed.core.specs import BBox, PointBuffer, Spatial
 from rsembed.pipelines.request import CombinedTarget, DatasetTarget, ExportTarget, PerItemTarget
 
@@ -78,19 +79,9 @@ def single_place(given: Mapping[str, Any]) -> Spatial | None:
     if len(named) != 1:
         raise click.UsageError("give one of TABLE, --bbox and --pointbuffer" + (", not several" if named else ""))
     if given["bbox"] is not None:
-        minlon, minlat, maxlon, maxlat = _numbers("--bbox", given["bbox"], "MINLON,MINLAT,MAXLON,MAXLAT")
+        minlon, minlat, maxlon, maxlat = numbers("--bbox", given["bbox"], "MINLON,MINLAT,MAXLON,MAXLAT")
         return BBox(minlon, minlat, maxlon, maxlat)
     if given["pointbuffer"] is not None:
-        lon, lat, buffer_m = _numbers("--pointbuffer", given["pointbuffer"], "LON,LAT,METRES")
+        lon, lat, buffer_m = numbers("--pointbuffer", given["pointbuffer"], "LON,LAT,METRES")
         return PointBuffer(lon, lat, buffer_m)
     return None
-
-
-def _numbers(option: str, text: str, form: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if len(found) != form.count(",") + 1:
-        raise click.UsageError(f"{option} takes {form}, got {text!r}")
-    return found

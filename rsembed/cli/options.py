@@ -12,10 +12,13 @@ import click
 
 from rsembed.api import get_provider
 from rsembed.core.card import RECIPES, Recipe
-from rsembed.core.specs import COMPOSITES, BBox, FetchSpec, PointBuffer, SensorSpec, Spatial, TemporalSpec
+from rsembed.core.errors import SpecError
+from rsembed.core.specs import COMPOSITES, FetchSpec, SensorSpec
+from rsembed.embedders.options import resolve_options
+from rsembed.embedders.registry import REGISTRY
 from rsembed.pipelines.request import ExportModelRequest
 from rsembed.providers.base import ProviderBase
-from rsembed.providers.factory import BACKENDS, backends, make_provider
+from rsembed.providers.factory import BACKENDS, LOCAL, known_backend, make_provider
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -99,18 +102,18 @@ class ImageryOptions:
 
 def _known_backend(ctx: click.Context, param: click.Parameter, value: str) -> str:
     # Asked for only now: plug-ins add names.
-    known = ("auto", *backends())
-    if value not in known:
-        raise click.BadParameter(f"{value!r} is not one of {', '.join(known)}.", ctx, param)
-    return value
+    try:
+        return known_backend(value)
+    except SpecError as exc:
+        raise click.BadParameter(f"{exc}.", ctx, param) from exc
 
 
 imagery_options = together(
     click.option(
-        "--backend", metavar=f"[{'|'.join(['auto', *BACKENDS])}]", callback=_known_backend, default="auto",
+        "--backend", metavar=f"[{'|'.join(['auto', *BACKENDS, LOCAL])}]", callback=_known_backend, default="auto",
         show_default=True,
         help="Where imagery comes from. auto: raster with --source, stac with --catalog, else gee where a project is "
-        "configured, else stac (no credentials).",
+        "configured, else stac (no credentials). local: published embeddings alone.",
     ),
     click.option("--catalog", metavar="PATH|URL", help="STAC catalogue or API (backend stac) [default: Earth Search]."),
     click.option("--source", metavar="PATH", multiple=True, help="Your own GeoTIFFs or a folder of them (backend "
@@ -138,6 +141,7 @@ class SensorOptions:
     bands: str | None
     scale_m: float | None
     cloudy_pct: float | None
+    fill_value: float | None
     composite: str | None
 
     def sensor(self, modality: str | None = None) -> SensorSpec | None:
@@ -158,7 +162,7 @@ class SensorOptions:
         return FetchSpec(**settings)
 
     def _settings(self) -> dict[str, Any]:
-        return {"scale_m": self.scale_m, "cloudy_pct": self.cloudy_pct, "composite": self.composite}
+        return {name: getattr(self, name) for name in ("scale_m", "cloudy_pct", "fill_value", "composite")}
 
 
 sensor_options = together(
@@ -167,6 +171,8 @@ sensor_options = together(
     click.option("--scale-m", type=float, help="Metres a pixel [default: the model's]."),
     click.option("--cloudy-pct", type=click.FloatRange(0, 100), help="Keep scenes with at most this cloud cover, and "
                  "never relax it [default: the recipe's rule]."),
+    click.option("--fill-value", type=float, help="What stands where there is no data, in raw units [default: the "
+                 "model's]."),
     click.option("--composite", type=click.Choice(COMPOSITES), help="How scenes of a window merge [default: the "
                  "model's]."),
 )  # fmt: skip
@@ -175,66 +181,6 @@ sensor_options = together(
 def names(text: str | None) -> tuple[str, ...] | None:
     """``a,b`` as a tuple; None stays None."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-# Where and when -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PlaceOptions:
-    """One place, as given."""
-
-    lon: float | None
-    lat: float | None
-    bbox: str | None
-    buffer: float | None
-
-    def spatial(self) -> Spatial:
-        """The place; UsageError unless exactly one is given."""
-        point = self.lon is not None or self.lat is not None
-        if point == (self.bbox is not None):
-            raise click.UsageError("give a place: either --lon and --lat, or --bbox")
-        if self.bbox is None:
-            if self.lon is None or self.lat is None:
-                raise click.UsageError("--lon and --lat need each other")
-            return PointBuffer(self.lon, self.lat, self.buffer)
-        if self.buffer is not None:
-            raise click.UsageError("--buffer belongs to a point; a --bbox is its own extent")
-        try:
-            minlon, minlat, maxlon, maxlat = (float(part) for part in self.bbox.split(","))
-        except ValueError as exc:
-            raise click.UsageError(
-                f"--bbox takes four numbers minlon,minlat,maxlon,maxlat in degrees, got {self.bbox!r}"
-            ) from exc
-        return BBox(minlon, minlat, maxlon, maxlat)
-
-
-place_options = together(
-    click.option("--lon", type=float, help="Longitude of the place, degrees."),
-    click.option("--lat", type=float, help="Latitude of the place, degrees."),
-    click.option("--bbox", metavar="MINLON,MINLAT,MAXLON,MAXLAT", help="A box instead, degrees (--bbox=-1,2,3,4 where "
-                 "the first number is negative)."),
-    click.option("--buffer", type=float, metavar="METRES", help="Half a side of the square around the point "
-                 "[default: the model's own footprint]."),
-)  # fmt: skip
-
-
-def temporal_of(year: int | None, start: str | None, end: str | None) -> TemporalSpec | None:
-    """The one window that these say; None for none."""
-    if (start is None) != (end is None):
-        raise click.UsageError("--start and --end need each other")
-    if year is not None and start is not None:
-        raise click.UsageError("give --year or --start and --end, not both")
-    if year is not None:
-        return TemporalSpec.year(year)
-    return None if start is None or end is None else TemporalSpec.range(start, end)
-
-
-window_options = together(
-    click.option("--year", type=int, help="A calendar year [default: the last complete one]."),
-    click.option("--start", metavar="DAY", help="First day, such as 2022-06-01."),
-    click.option("--end", metavar="DAY", help="Day after the last one."),
-)
 
 
 # The model ------------------------------------------------------------------------------------
@@ -260,6 +206,12 @@ def model_request(text: str, sensor: SensorOptions, modality: str | None) -> Exp
     return ExportModelRequest(
         parsed.name, sensor.sensor(chosen), sensor.fetch(), chosen, parsed.model_config, parsed.label
     )
+
+
+def model_options(request: ExportModelRequest) -> dict[str, Any]:
+    """The model's own options by keyword; ModelError for what is none, such as a keyword of the call."""
+    resolve_options(REGISTRY.get(request.name).card, request.model_config)
+    return dict(request.model_config)
 
 
 def out_path(text: str | None) -> Path | None:

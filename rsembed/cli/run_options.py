@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from rsembed.cli.options import SensorOptions, as_recipe, model_request, names, take, temporal_of, together
+from rsembed.cli.options import SensorOptions, as_recipe, model_request, names, take, together
+from rsembed.cli.where_options import days_of, range_option, temporal_of
 from rsembed.core.specs import InputPrepSpec, OutputSpec, TemporalSpec
 from rsembed.pipelines.request import ExportConfig, RunRequest
 from rsembed.pipelines.rows.table import RowOptions
@@ -25,6 +26,7 @@ row_options = together(
                  "repeatable: a row per year [default: the last complete year]."),
     click.option("--start", metavar="DAY", help="First day of the window, such as 2022-06-01."),
     click.option("--end", metavar="DAY", help="Day after the last one."),
+    range_option,
     click.option("--around", metavar="DAYS", help="So many days on either side of each row's `date`, such as 45d."),
     click.option("--buffer", "buffer_m", type=float, metavar="METRES", help="Half a side of the square around points "
                  "[default: the model's own footprint, one forward pass a row]."),
@@ -118,7 +120,8 @@ def row_options_of(given: Mapping[str, Any]) -> RowOptions:
 
 def windows_of(given: Mapping[str, Any]) -> WindowPolicy:
     """When rows without a time of their own are; UsageError for options that contradict each other."""
-    years, start, end, around = (given[name] for name in ("years", "start", "end", "around"))
+    years, around = given["years"], given["around"]
+    start, end = days_of(given)
     if years and (start is not None or end is not None):
         raise click.UsageError("give --year or --start and --end, not both")
     if around is not None and (years or start is not None or end is not None):

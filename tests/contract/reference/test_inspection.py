@@ -233,4 +233,4 @@ def test_command_when_printed_then_every_number_has_its_column(tmp_path: Path) -
     for wrong in ("1", "a,b", "1,2,3"):
         refused = CliRunner().invoke(cli, ["inspect", "mosaiks", *place, "--value-range", wrong])
         assert refused.exit_code == 2
-        assert "takes two numbers" in refused.stderr
+        assert "takes 2 numbers" in refused.stderr

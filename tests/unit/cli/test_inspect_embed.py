@@ -44,7 +44,7 @@ def test_inspect_when_json_then_numbers_are_those_of_the_patch(catalog: Path) ->
         (["inspect", "mosaiks"], "give a place"),
         (["inspect", "--lon", "2.77", "--lat", "42.44"], "name a MODEL, or --collection and --bands"),
         (["inspect", "--collection", "X", "--lon", "2.77", "--lat", "42.44"], "need each other"),
-        (["embed", "mosaiks", "--bbox", "1,2,3"], "four numbers"),
+        (["embed", "mosaiks", "--bbox", "1,2,3"], "takes 4 numbers"),
         (["embed", "mosaiks", "--bbox", "1,2,3,4", "--buffer", "3"], "--buffer belongs to a point"),
         (["embed", "mosaiks", *PLACE, "--out", "x.txt"], "--out ends in"),
         (["embed", "mosaiks", *PLACE, "--out", "x.tif"], "--output grid"),

@@ -147,7 +147,7 @@ def test_dry_run_when_the_environment_names_a_device_then_it_is_the_default(tmp_
         (("--model", "null", "--max-requests", "0"), "0 is not in the range"),
         (("--model", "null", "--backend-options", "[1]"), "takes a JSON object"),
         (("--model", "null", "--backend-options", '{"nonsense": 1}'), "the backend null does not take"),
-        (("--model", "null", "--backend", "nonsense"), "is not one of auto, gee, stac, raster, null"),
+        (("--model", "null", "--backend", "nonsense"), "there are auto, gee, stac, raster, null, local"),
         (("--model", "null", "--id-column", "name"), "no id column 'name'"),
     ],
 )
