@@ -424,6 +424,18 @@ def test_target_when_there_is_no_path_then_refused(make: Any, path: Any) -> None
         make(path)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_per_item_when_a_json_of_that_name_is_somebody_elses_then_it_is_not_overwritten(
+    tmp_path: Path, resume: bool
+) -> None:
+    (tmp_path / "p00003.json").write_text('{"type": "FeatureCollection", "features": []}')
+    provider = CountingProvider()
+    with pytest.raises(ExportError, match=r"p00003\.json is no manifest"):
+        exported(tmp_path, provider, config={"resume": resume})
+    assert calls(provider) == 0
+    assert visible(tmp_path) == {"p00003.json"}
+
+
 def test_per_item_when_the_folder_holds_a_dataset_then_refused(tmp_path: Path) -> None:
     export_batch(
         spatials=PLACES, temporal=TEMPORAL, models=["null"], target=ExportTarget.dataset(tmp_path / "out"),

@@ -70,9 +70,13 @@ class _ItemExport:
     def run(self) -> LayoutResult:
         """Do what lacks."""
         with self._state.locked():
-            if not self._plan.config.resume:
+            if self._plan.config.resume:
+                there = self._there()
+            else:
+                there = set()
+                for index in range(len(self._items)):
+                    self._files.known(index)
                 self._state.forget(self._fingerprint)
-            there = self._there() if self._plan.config.resume else set()
             lacking = [index for index in range(len(self._items)) if index not in there]
             requests = cached = 0
             if lacking:

@@ -60,7 +60,8 @@ class LayoutJob:
         with planned_portions(plan, items, range(len(items))) as portions:
             for portion in portions:
                 self.on_planned(portion.plan, portion.table)
-        return lock_weights(plan, self.settings)
+        # Whoever wants pixels alone need not have a checkpoint.
+        return lock_weights(plan, self.settings) if config.save_embeddings else plan
 
     def spec(self, plan: RunPlan, layout: str) -> str:
         """Identifies what an item depends on but its place and window."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from rsembed.core.errors import ExportError
 from rsembed.core.patch import Json
 from rsembed.core.serialization import to_json
 from rsembed.pipelines.layouts.entries import (
@@ -62,9 +63,17 @@ class ItemFiles:
     def _sidecar_name(self, index: int, *, seen: bool) -> str:
         return f"{self.names[index]}.json" if seen else f"{PER_ITEM_FOLDER}/{UNSEEN}/{self.names[index]}.json"
 
+    def known(self, index: int) -> Manifest | None:
+        """The sidecar that stands there; None where none can be read. ExportError where it is somebody else's."""
+        sidecar = self.sidecar(index)
+        found = read_manifest(sidecar)
+        if found is not None and "models" not in found:
+            raise ExportError(f"{sidecar} is no manifest of an export, and would be overwritten; choose other names")
+        return found
+
     def settled(self, index: int) -> Manifest | None:
         """The manifest of an item that is there, whole, of the same request and with nothing to retry; else None."""
-        found = read_manifest(self.sidecar(index))
+        found = self.known(index)
         if found is None or found.get("request_fingerprint") != self.fingerprint(index):
             return None
         if found.get("point_index") != index or not is_settled(found.get("models")):
