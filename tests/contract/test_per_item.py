@@ -6,6 +6,8 @@ import datetime as dt
 import hashlib
 import json
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ from rsembed import (
     get_embedding,
     get_embeddings_batch,
 )
+from rsembed.pipelines.progress import SilentProgress
 from rsembed.testing.null import COLLECTION
 from tests.builders import TEMPORAL, CountingProvider, Flaky, at_lon
+from tests.product_files import write_registry, write_tile
 
 PLACES = [PointBuffer(2.0 + 0.02 * i, 42.0 + 0.002 * (i % 3), 40) for i in range(7)]
 SMALL = {"shard_size": 3, "batch_size": 2, "fetch_workers": 2, "shards_per_part": 2, "show_progress": False}
@@ -149,6 +153,50 @@ def test_per_item_when_models_are_given_the_same_pixels_then_they_stand_once(tmp
     first, second = (entry["input"] for entry in manifest["models"])
     assert (first["dedup_reused"], second["dedup_reused"]) == (False, True)
     assert second["npz_key"] == first["npz_key"] == "input_chw__a"
+
+
+def test_per_item_when_models_take_bands_of_one_fetch_then_each_has_its_own_pixels(tmp_path: Path) -> None:
+    provider = CountingProvider()
+    manifest = exported(tmp_path / "out", provider, models=["null", "null-wide"], spatials=PLACES[:2])[0]
+    assert calls(provider) == 2
+    found = arrays(tmp_path / "out" / "p00000.npz")
+    assert found["input_chw__null"].shape == (1, 8, 8)
+    assert found["input_chw__null_wide"].shape[0] == 2
+    assert [entry["input"]["dedup_reused"] for entry in manifest["models"]] == [False, False]
+
+
+def test_per_item_when_a_model_is_a_published_product_then_its_pixels_are_no_input(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    tiles = tmp_path / "tiles"
+    write_registry(tiles, [write_tile(tiles, 275, 4245, 2022)])
+    product = ExportModelRequest.configure("tessera", cache_dir=str(tiles))
+    place = [PointBuffer(2.77, 42.44, 40)]
+    manifest = exported(tmp_path / "out", models=[product, "null"], spatials=place)[0]
+    assert manifest["npz_keys"] == ["embedding__null", "embedding__tessera", "input_chw__null"]
+    assert manifest["models"][0]["input"] is None
+
+
+class Totals(SilentProgress):
+    """What was announced and what was told, by stage."""
+
+    def __init__(self) -> None:
+        self.announced: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()
+
+    def start(self, totals: Mapping[str, int]) -> None:
+        self.announced.update(totals)
+
+    def advance(self, stage: str, rows: int) -> None:
+        self.told[stage] += rows
+
+
+@pytest.mark.parametrize("save_embeddings", [True, False])
+def test_per_item_when_places_fail_then_progress_still_adds_up(tmp_path: Path, save_embeddings: bool) -> None:
+    progress = Totals()
+    exported(tmp_path / "out", failing(2.04), progress=progress, config={"save_embeddings": save_embeddings})
+    assert progress.told == progress.announced
+    assert progress.told["write"] == progress.told["fetch"] == 7
+    assert progress.told["embed"] == (7 if save_embeddings else 0)
 
 
 def test_per_item_when_places_differ_in_kind_and_size_then_each_has_its_own_shape(tmp_path: Path) -> None:
