@@ -209,5 +209,8 @@ def _check_kinds(spatials: object, target: object, config: object, output: objec
 
 
 def _windows(temporal: Temporal) -> tuple[Any, ...]:
-    given = [temporal] if isinstance(temporal, TemporalSpec) else list(temporal or [])
+    if isinstance(temporal, Sequence) and not isinstance(temporal, str):
+        given: list[object] = list(temporal)
+    else:
+        given = [] if temporal is None else [temporal]
     return tuple(checked_temporal(each).window for each in given)

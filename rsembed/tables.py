@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -15,9 +17,9 @@ from rsembed.core.card import OptionValue, Recipe
 from rsembed.core.errors import ModelError, SpecError
 from rsembed.core.notices import warn_user
 from rsembed.core.settings import Settings
-from rsembed.core.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, TemporalSpec
+from rsembed.core.specs import FetchSpec, OutputSpec, SensorSpec, TemporalSpec
 from rsembed.pipelines.exporter import ExportSummary
-from rsembed.pipelines.keywords import Backend
+from rsembed.pipelines.keywords import Backend, InputPrep, checked_temporal, model_request
 from rsembed.pipelines.request import DatasetTarget, ExportConfig, ExportModelRequest, RunRequest
 from rsembed.pipelines.rows.formats_memory import is_data_frame
 from rsembed.pipelines.rows.places import GEOMETRY_NAMES, LAT_NAMES, LON_NAMES
@@ -55,7 +57,7 @@ def embed(
     fetch: FetchSpec | None = None,
     modality: str | None = None,
     pooling: Literal["mean", "max"] = "mean",
-    input_prep: Literal["tile", "resize", "auto"] = "tile",
+    input_prep: InputPrep | None = None,
     precision: Literal["fp32", "bf16", "tf32"] = "fp32",
     batch_size: int | None = None,
     threads: int = 1,
@@ -86,7 +88,7 @@ def embed(
         raise SpecError("give year or temporal, not both")
     if not len(frame):
         return cast("T", _with_answers(frame, {}, {}))
-    window = TemporalSpec.year(year) if year is not None else temporal
+    window = TemporalSpec.year(year) if year is not None else None if temporal is None else checked_temporal(temporal)
     if window is None and around_days is None and not _says_when(frame):
         warn_user("neither year nor temporal was given: the last complete year is used")
     config = ExportConfig(
@@ -95,7 +97,7 @@ def embed(
         precision=precision,
         recipe=recipe,
         context=context,
-        input_prep=InputPrepSpec(input_prep),
+        input_prep=input_prep,
         buffer_m=buffer_m,
         min_valid_fraction=min_valid_fraction,
         fetch_workers=fetch_workers,
@@ -119,6 +121,8 @@ def embed(
         return _with_answers(frame, *_answers(summary))
 
     if out is not None:
+        if not isinstance(out, (str, os.PathLike)):
+            raise SpecError(f"out must be a folder, got {out!r}")
         return cast("T", run(frame, Path(out), pad=True))
     with tempfile.TemporaryDirectory(prefix="rsembed-embed-") as scratch:
         return cast("T", run(_places_only(frame), Path(scratch) / "run", pad=False))
@@ -151,7 +155,8 @@ def _model_request(
     if twice:
         raise ModelError(f"option {twice[0]!r} is given twice: in {model!r} and by keyword")
     merged = {**parsed.model_config, **options}
-    return ExportModelRequest(parsed.name, sensor, fetch, modality or parsed.modality, merged, parsed.label)
+    named = replace(parsed, modality=modality or parsed.modality, model_config=merged)
+    return model_request(named, sensor, fetch, None)
 
 
 def _places_only(frame: Any) -> Any:

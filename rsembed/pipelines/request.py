@@ -33,6 +33,14 @@ class ExportModelRequest:
     model_config: Mapping[str, OptionValue] = field(default_factory=dict)
     label: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_config, Mapping):
+            raise ArgumentError(f"model_config must hold options by name, got {self.model_config!r}")
+        for name in ("modality", "label"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ArgumentError(f"{name} must be a name, got {value!r}")
+
     @classmethod
     def configure(
         cls,

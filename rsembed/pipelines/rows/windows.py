@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -43,6 +44,9 @@ class WindowPolicy:
         object.__setattr__(self, "default", tuple(self.default))
         if len(set(self.default)) < len(self.default):
             raise SpecError(f"the default windows must differ, got {', '.join(map(str, self.default))}")
+        days = self.around_days
+        if days is not None and (isinstance(days, bool) or not isinstance(days, Integral)):
+            raise SpecError(f"the days around a date must be a whole number, got {days!r}")
         if self.around_days is not None and self.around_days < 0:
             raise SpecError(f"the days around a date cannot be negative, got {self.around_days}")
 
