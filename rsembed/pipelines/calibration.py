@@ -51,7 +51,7 @@ def calibrate(
     lacking = [m.label for m in plan.models if m.steps is None and m.label not in known]
     requests = forwards = 0
     if lacking:
-        found: dict[str, list[NDArray[np.float32]]] = {label: [] for label in lacking}
+        found: dict[str, dict[int, list[NDArray[np.float32]]]] = {label: {} for label in lacking}
         try:
             for fetched in prefetch.run(_units(plan, table, folder, lacking), shard_size=plan.config.shard_size):
                 requests += fetched.requests
@@ -61,11 +61,16 @@ def calibrate(
                     source = unit_source(model, fetched, partial(prefetch.fetch_again, fetched))
                     outcome = engine.run(model, len(fetched.unit.shard), source)
                     forwards += outcome.forwards
-                    found[model.label] += [_cells(vector) for vector in outcome.vectors if vector is not None]
+                    vectors = [_cells(vector) for vector in outcome.vectors if vector is not None]
+                    found[model.label][fetched.unit.index] = vectors
                 prefetch.release(fetched)
         finally:
             prefetch.stop()
-        known = known | {label: _fitted(label, sample) for label, sample in found.items()}
+        # Units settle in any order, and sums of the same numbers in another order are not the same.
+        ordered = {
+            label: [v for _, vectors in sorted(sample.items()) for v in vectors] for label, sample in found.items()
+        }
+        known = known | {label: _fitted(label, sample) for label, sample in ordered.items()}
         folder.write_json(QUANTIZATION, known)
     models = [replace(m, steps=m.steps or _steps(known, m)) for m in plan.models]
     return Calibration(with_models(plan, models), requests, forwards)
