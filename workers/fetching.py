@@ -43,6 +43,8 @@ SUSPECT_STEP = 16
 """Rows of a suspect unit that are fetched together, before they are tried one by one."""
 MOST_UNITS = 8
 """Units that one process holds at a time; the threads of its pool are fewer."""
+_LOOK_S = 0.1
+"""Between two looks at the stop flag of a unit whose rows are under way."""
 FULL_PAUSE_S = 5.0
 """How long a unit waits when the input store has no space."""
 
@@ -275,7 +277,7 @@ class _UnitWork:
 def _wait_any(ended: threading.Event, stopping: threading.Event, timeout_s: float) -> bool:
     """Wait until the step has ended, the hold is to stop, or the time is over; True when it has ended."""
     until = time.monotonic() + timeout_s
-    while not ended.wait(0.02) and not stopping.is_set() and time.monotonic() < until:
+    while not ended.wait(_LOOK_S) and not stopping.is_set() and time.monotonic() < until:
         pass
     return ended.is_set()
 

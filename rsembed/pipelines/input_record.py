@@ -13,9 +13,8 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,7 @@ _LARGEST_BITS = int(np.float32(65535).view(np.uint32))
 """No number from 0 to 65535 has larger bits; every negative one (-0.0 too), NaN and infinity has."""
 
 
-@dataclass(frozen=True)
-class RecordHeader:
+class RecordHeader(NamedTuple):
     """What a record says of its patch. ``start``: where the pixels begin in it; ``length``: its bytes."""
 
     start: int
