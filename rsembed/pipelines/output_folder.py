@@ -57,15 +57,7 @@ class OutputFolder(RunOutput):
         self.refuse_strangers()
         path = self.root / STATE / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            handle.close()
-            raise ExportError(
-                f"another process is exporting into {self.root}; wait for it or choose a new folder"
-            ) from exc
-        return handle
+        return locked_file(path, str(self.root))
 
     def remove_tmp(self) -> None:
         """Drop unfinished files; call only while holding the lock."""
@@ -75,3 +67,14 @@ class OutputFolder(RunOutput):
         """Space left where the folder lies."""
         info = os.statvfs(self.root)
         return info.f_bavail * info.f_frsize
+
+
+def locked_file(path: Path, place: str) -> IO[str]:
+    """``path``, this process's until it is closed; ExportError that names ``place`` when another process has it."""
+    handle = path.open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        handle.close()
+        raise ExportError(f"another process is exporting into {place}; wait for it or choose another place") from exc
+    return handle

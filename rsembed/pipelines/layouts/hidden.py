@@ -13,15 +13,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rsembed.core.errors import ExportError
-from rsembed.pipelines.output_folder import OutputFolder
+from rsembed.pipelines.output_folder import OutputFolder, locked_file
 from rsembed.pipelines.targets import INDEX, UNSEEN
 from rsembed.writers.store import ANY, FolderStore
 
@@ -48,14 +46,7 @@ class HiddenState:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "lock"
         while True:
-            handle = path.open("a+")
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                handle.close()
-                raise ExportError(
-                    f"another process is exporting into {self.store.url}; wait for it or choose another place"
-                ) from exc
+            handle = locked_file(path, self.store.url)
             # Whoever held it may have removed the file that we opened.
             if _same(handle.fileno(), path):
                 break
