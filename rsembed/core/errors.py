@@ -6,7 +6,6 @@
     ├── SpecError            a value of the request is wrong           (permanent)
     │   └── RowError         rows of the input table are wrong         (permanent)
     ├── ModelError           unknown model or option, wrong shape      (permanent)
-    │   ├── ExportArgumentError  an export's target or config is wrong; also a SpecError
     │   ├── UnknownModelError
     │   ├── ArgumentError    an argument is of the wrong kind; a SpecError, too
     │   │   └── ExportArgumentError  the same in target or config of an export

@@ -195,9 +195,14 @@ def tiling_notes(model: ModelPlan, footprints: Sequence[Footprint]) -> list[str]
             "input_prep='auto' would squeeze it into one input, a smaller region or a coarser scale_m takes fewer"
         )
     if most > 1 and config.output.mode == "grid" and not model.embedder.seamless:
+        overlap = (
+            ""
+            if config.input_prep.tile_stride
+            else (". Overlaps (InputPrepSpec.tile(tile_stride=...)) keep seams away from tiles' edges")
+        )
         notes.append(
             f"a map of {card.id} was put together from {most} tiles, each seen without its neighbours: it may have "
-            "seams where they meet. Overlaps (InputPrepSpec.tile(tile_stride=...)) keep seams away from tiles' edges"
+            f"seams where they meet{overlap}"
         )
     return notes
 
