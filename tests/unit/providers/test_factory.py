@@ -30,7 +30,7 @@ def test_resolve_backend_when_options_tell_then_they_decide() -> None:
 
 @pytest.mark.parametrize("name", ["files", "nonsense"])
 def test_resolve_backend_when_unknown_then_names_those_there_are(name: str) -> None:
-    with pytest.raises(SpecError, match="auto, gee, stac, raster, local"):
+    with pytest.raises(SpecError, match=r"auto, gee, stac, raster,( null,)? local"):
         resolve_backend(name, settings=PLAIN)
 
 
