@@ -45,7 +45,8 @@ _CLIENT: ClientConfig = {
     "timeout": timedelta(minutes=20),
 }
 _RETRY: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
-_FULL = re.compile(r"\b507\b|StorageFull|InsufficientStorage|QuotaExceeded")
+# The number counts as a status only: messages tell times as well, such as "in 507.2ms".
+_FULL = re.compile(r"status code: 507\b|StorageFull|InsufficientStorage|QuotaExceeded")
 
 
 class ObjectStore:

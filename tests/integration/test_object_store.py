@@ -416,6 +416,15 @@ def test_bucket_when_it_is_full_then_back_pressure(
         store.put("a", b"x")
 
 
+def test_bucket_when_the_number_of_a_full_one_stands_elsewhere_in_the_message_then_it_is_not_full(
+    answering: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = at(answering(403, "AccessDenied"), monkeypatch, tmp_path)
+    with pytest.raises(StoreError, match="/507 in ") as caught:  # as a name here, as milliseconds once
+        store.put("507", b"x")
+    assert not isinstance(caught.value, StoreFullError)
+
+
 def test_bucket_when_there_is_none_of_that_name_then_said_and_nothing_is_taken_for_empty(bucket: str) -> None:
     store = open_store(f"{bucket}-not/x")
     with pytest.raises(StoreError, match="NoSuchBucket"):
