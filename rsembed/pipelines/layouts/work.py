@@ -66,11 +66,6 @@ def needs_pixels(plan: RunPlan) -> bool:
     return config.save_inputs or config.fail_on_bad_input or not config.save_embeddings
 
 
-def with_weights_of(portions: Sequence[Portion], plan: RunPlan) -> list[Portion]:
-    """``portions`` with the locked weights of ``plan``."""
-    return [Portion(replace(plan, config=portion.plan.config), portion.table) for portion in portions]
-
-
 def do_work(
     portions: Sequence[Portion],
     folder_of: Callable[[int], OutputFolder],
